@@ -1,0 +1,1 @@
+"""nexa_hpc: ML pipelines on a laptop or on Slurm, cached, atomic and resumable."""

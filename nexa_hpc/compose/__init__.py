@@ -1,0 +1,1 @@
+"""Hydra composition: the only place that imports Hydra and OmegaConf."""

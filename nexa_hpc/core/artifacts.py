@@ -1,0 +1,273 @@
+"""Artifacts: immutable published folders, each whole or absent.
+
+    <destination>/
+        …              the payload, as the producer wrote it
+        meta.json      kind, uri, hash, bytes, created_at, inputs, labels; files: {path: {bytes, sha256}};
+                       key: the readable document behind the step key (null for a free-standing one)
+        COMPLETE       the SHA-256 of meta.json; written last
+
+Publishing renames a finished temporary folder to `destination`. A rename cannot replace a folder that
+is not empty, so a `destination` already there is verified and adopted; a damaged one is moved aside
+first. `create_artifact` is the public form, for any destination; the worker uses `Publication`.
+Standard library alone.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from nexa_hpc.core import atomic
+from nexa_hpc.core.canonical import sha256_bytes, sha256_json
+from nexa_hpc.core.reading import list_names, read_bytes
+from nexa_hpc.errors import ArtifactError
+
+META = "meta.json"
+COMPLETE = "COMPLETE"
+_CHUNK_BYTES = 1 << 20
+
+
+class Presence(str, enum.Enum):
+    """What is found at an artifact's place."""
+
+    COMPLETE = "complete"
+    ABSENT = "absent"
+    PURGED = "purged"
+    """COMPLETE is there, but files are gone or short (a scratch purge)."""
+    FOREIGN = "foreign"
+    """Something is there that is no artifact of ours."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published folder and what its `meta.json` says."""
+
+    path: Path
+    meta: Mapping[str, Any]
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over the payload's paths, sizes and digests: equal for equal content."""
+        return str(self.meta["hash"])
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the payload."""
+        return int(self.meta["bytes"])
+
+    @property
+    def key(self) -> str | None:
+        """The step key that made it, or None for a free-standing artifact."""
+        return self.meta.get("step_key")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`look`'s answer: what is there, the artifact if it is complete, and else what is wrong."""
+
+    presence: Presence
+    artifact: Artifact | None = None
+    reason: str = ""
+
+
+def create_artifact(
+    destination: str | os.PathLike[str],
+    producer: Callable[[Path], object],
+    *,
+    kind: str = "artifact",
+    inputs: Mapping[str, Any] | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> Artifact:
+    """Call `producer` with an empty folder and publish what it wrote at `destination`, atomically.
+
+    A complete artifact already at `destination` is verified and returned; `producer` is not called.
+    Raises ArtifactError when something that is no artifact of ours is in the way, or when the payload
+    holds links or special files; whatever `producer` raises passes through, and nothing is left behind.
+    """
+    target = Path(os.path.abspath(destination))
+    there = look(target)
+    if there.artifact is not None:
+        return there.artifact
+    if there.presence is Presence.FOREIGN:
+        raise ArtifactError(
+            f"{target} exists and is no artifact of nexa_hpc; it is left alone",
+            hint="move it away, or choose another destination",
+        )
+    publication = Publication.begin(target)
+    try:
+        producer(publication.folder)
+        return publication.publish(kind=kind, inputs=inputs, labels=labels)
+    finally:
+        publication.discard()
+
+
+def look(path: Path) -> Finding:
+    """Say what is at `path`, reading COMPLETE, meta.json and the sizes of the files, not their bytes."""
+    names = list_names(path)
+    if COMPLETE not in names:
+        if not names and not os.path.lexists(path):
+            return Finding(Presence.ABSENT, reason="no result yet")
+        return Finding(Presence.FOREIGN, reason="a folder without COMPLETE")
+    try:
+        raw = read_bytes(path / META)
+    except OSError:
+        return Finding(Presence.PURGED, reason="meta.json is gone")
+    if read_bytes(path / COMPLETE).decode("ascii", "replace").strip() != sha256_bytes(raw):
+        return Finding(Presence.PURGED, reason="COMPLETE does not match meta.json")
+    artifact = Artifact(path, json.loads(raw))
+    for name, entry in artifact.meta["files"].items():
+        try:
+            size = os.stat(path / name).st_size
+        except OSError:
+            return Finding(Presence.PURGED, reason=f"{name} is gone")
+        if size != entry["bytes"]:
+            return Finding(Presence.PURGED, reason=f"{name} has {size} bytes, not {entry['bytes']}")
+    return Finding(Presence.COMPLETE, artifact)
+
+
+def open_artifact(path: Path) -> Artifact:
+    """Return the complete artifact at `path`; raises ArtifactError saying what is wrong otherwise."""
+    finding = look(path)
+    if finding.artifact is None:
+        raise ArtifactError(f"{path}: {finding.presence.value}: {finding.reason}")
+    return finding.artifact
+
+
+def verify(artifact: Artifact) -> list[str]:
+    """Read every byte of `artifact` and return what differs from `meta.json`, in words."""
+    wrong = []
+    for name, entry in artifact.meta["files"].items():
+        try:
+            digest = sha256_file(artifact.path / name)
+        except OSError as error:
+            wrong.append(f"{name}: {error.strerror}")
+            continue
+        if digest != entry["sha256"]:
+            wrong.append(f"{name}: its content is not what was published")
+    return wrong
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A temporary folder on its way to `destination`."""
+
+    destination: Path
+    folder: Path
+
+    @classmethod
+    def begin(cls, destination: Path) -> Publication:
+        """Make the empty temporary folder beside `destination`, so that the rename stays on one disk."""
+        folder = atomic.temporary_beside(destination)
+        atomic.make_folder(folder)
+        return cls(destination, folder)
+
+    def publish(
+        self,
+        *,
+        kind: str,
+        inputs: Mapping[str, Any] | None = None,
+        labels: Mapping[str, str] | None = None,
+        step_key: str | None = None,
+        key_document: Mapping[str, Any] | None = None,
+        uri: str | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Artifact:
+        """Seal the folder and rename it to its destination; adopt a complete one that is there."""
+        meta = {
+            "kind": kind,
+            "uri": uri or str(self.destination),
+            **_describe(self.folder),
+            "created_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "inputs": dict(inputs or {}),
+            "labels": dict(labels or {}),
+            "step_key": step_key,
+            "key": key_document,
+            **(extra or {}),
+        }
+        raw = atomic.encode_json(meta)
+        atomic.write_new_file(self.folder / META, raw)
+        atomic.write_new_file(self.folder / COMPLETE, (sha256_bytes(raw) + "\n").encode())
+        atomic.sync_folder(self.folder)
+        if atomic.rename_folder(self.folder, self.destination):
+            return Artifact(self.destination, meta)
+        return self._adopt(meta)
+
+    def _adopt(self, meta: Mapping[str, Any]) -> Artifact:
+        """Take what stands at the destination if it is whole, else move it aside and take its place."""
+        there = look(self.destination)
+        if there.artifact is not None:
+            return there.artifact
+        if there.presence is Presence.FOREIGN:
+            raise ArtifactError(f"{self.destination} is no artifact of nexa_hpc; it is left alone")
+        move_to_trash(self.destination)
+        if atomic.rename_folder(self.folder, self.destination):
+            return Artifact(self.destination, meta)
+        return open_artifact(self.destination)
+
+    def discard(self) -> None:
+        """Remove the temporary folder, if it is still there."""
+        atomic.remove_tree(self.folder)
+
+
+def move_to_trash(path: Path) -> Path:
+    """Rename the damaged artifact at `path` aside, into `.trash` beside it, and return its new place."""
+    trash = path.parent / ".trash"
+    atomic.make_folder(trash)
+    moved = trash / f"{path.name}.{atomic.unique_suffix()}"
+    try:
+        os.rename(path, moved)
+    except FileNotFoundError:
+        pass  # Somebody else moved it first.
+    return moved
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _describe(folder: Path) -> dict[str, Any]:
+    """Digest and fsync every file below `folder`: its `hash`, `bytes` and `files`."""
+    files = {}
+    for name in sorted(_payload_names(folder)):
+        path = folder / name
+        files[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        atomic.sync_file(path)
+    return {
+        "hash": sha256_json([[name, f["bytes"], f["sha256"]] for name, f in files.items()]),
+        "bytes": sum(entry["bytes"] for entry in files.values()),
+        "files": files,
+    }
+
+
+def _payload_names(folder: Path) -> list[str]:
+    names = []
+    for parent, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            path = Path(parent, name)
+            relative = path.relative_to(folder).as_posix()
+            mode = path.lstat().st_mode
+            if relative in (META, COMPLETE):
+                raise ArtifactError(f"the payload holds a file named {relative}, which is reserved")
+            if stat.S_ISREG(mode):
+                names.append(relative)
+            elif not stat.S_ISDIR(mode):
+                raise ArtifactError(
+                    f"the payload holds {relative}, which is a link or a special file",
+                    hint="an artifact holds files and folders only: copy what the link points to",
+                )
+        if parent != str(folder):
+            atomic.sync_folder(Path(parent))
+    return names

@@ -1,0 +1,243 @@
+"""What a step's `uses` names: the handler protocol, what a handler is given, and how one is found.
+
+A handler is any object (a module-level instance, or a module) with
+
+    run(...)                 does the work; fills the folders in `task.outputs`; raises to fail
+    validate(step)           optional: yields problems at planning, before anything is written
+    resolve(step) -> params  optional: the params with defaults that the user should see spelt out
+    version: str             optional: part of the step key; raise it when results change
+    input_params: {name: kind}   optional: params that are really inputs, digested like `in`;
+                             kinds: "path" (must exist), "model", "dataset" (path, `pkg://…`,
+                             `models:name@tag`, or a name on a hub)
+    revision(kind, name) -> str | None   optional: the revision a hub name stands for now
+    effect: bool             optional: its result is a change elsewhere, never cached by content
+    holds(task) -> str | None            for effects: why nothing is left to do, or None
+
+or a plain function, which is then its `run`. `run` is called with the keyword arguments that it
+names, out of the fields and properties of `Task` (`task` itself is one of them). Built-in handlers
+and a user's `your.module:function` go through the same code. Called by planning and the worker.
+Standard library alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nexa_hpc.core.checkpoints import Checkpoint
+from nexa_hpc.errors import UserError, nearest
+
+BUILTIN = {
+    "runners.train": "nexa_hpc.runners.train:handler",
+    "runners.eval": "nexa_hpc.runners.evaluate:handler",
+    "runners.command": "nexa_hpc.runners.command:handler",
+    "runners.serve": "nexa_hpc.runners.serve:handler",
+    "core.registry.register": "nexa_hpc.runners.register:handler",
+    "core.registry.promote": "nexa_hpc.runners.promote:handler",
+}
+
+ENTRY_POINT_GROUP = "nexa_hpc.handlers"
+SINGLE_OUTPUT = "out"
+SINGLE_INPUT = "input"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the running step is; `total` None when unknown; `metrics` are the latest figures."""
+
+    done: float
+    total: float | None = None
+    unit: str = "steps"
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StepView:
+    """A declared step as a handler's `validate` and `resolve` see it, before anything runs."""
+
+    id: str
+    uses: str
+    backend: str | None
+    scheduler: str | None
+    params: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    """`in` as declared: name -> path text (or a mapping with `path`)."""
+    outputs: Mapping[str, str]
+    """`out` as declared: name -> path; empty when the step declares none."""
+    resources: Mapping[str, Any]
+    project: Path
+
+    def param_or_input(self, name: str) -> Any:
+        """Return what is declared under `name`, in `in` or in `params`, or None."""
+        return self.inputs[name] if name in self.inputs else self.params.get(name)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One attempt at a step, as a handler's `run` sees it. All paths are absolute."""
+
+    step_id: str
+    uses: str
+    backend: str | None
+    key: str
+    attempt: int
+    params: Mapping[str, Any]
+    inputs: Mapping[str, Path]
+    """Name -> file or folder: those of `in`, and the params named in `input_params` that are local
+    (both `in: {model: X}` and `params: {model: X}` arrive as inputs["model"])."""
+    revisions: Mapping[str, str | None]
+    """Name -> hub revision, for the params named in `input_params` that are names on a hub."""
+    outputs: Mapping[str, Path]
+    """Name -> an empty folder to fill; {"out": …} where the step declares one path or none."""
+    work_dir: Path
+    """Scratch of this attempt alone; kept while the step has no result, for the next attempt."""
+    resume: Checkpoint | None
+    """The newest sealed checkpoint of an earlier attempt."""
+    resources: Mapping[str, Any]
+    project: Path
+    registry: Path
+    """The folder of the model registry."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    on_progress: Callable[[Progress], None] = lambda _: None
+
+    @property
+    def out_dir(self) -> Path:
+        """The output folder of a step that has one; raises UserError for a step with several."""
+        if SINGLE_OUTPUT not in self.outputs:
+            raise UserError(
+                f"step '{self.step_id}' has several outputs ({', '.join(self.outputs)})",
+                hint="take `outputs` instead of `out_dir`",
+            )
+        return self.outputs[SINGLE_OUTPUT]
+
+    @property
+    def task(self) -> Task:
+        """This task, so that `run(task)` is called like any other signature."""
+        return self
+
+    def progress(
+        self,
+        done: float,
+        total: float | None = None,
+        *,
+        unit: str = "steps",
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Tell whoever watches how far this attempt is; cheap, and never raises."""
+        self.on_progress(Progress(done, total, unit, metrics or {}))
+
+
+class Handler:
+    """A handler found by name: the protocol's optional parts filled in."""
+
+    def __init__(self, uses: str, target: Any) -> None:
+        self.uses = uses
+        self.target = target
+        self.version = str(getattr(target, "version", "1"))
+        self.effect = bool(getattr(target, "effect", False))
+        self.input_params: Mapping[str, str] = getattr(target, "input_params", {})
+        self._run = target.run if hasattr(target, "run") else target
+
+    def validate(self, step: StepView) -> list[tuple[str | None, str]]:
+        """Return (key, message) for each problem of `step`; a ValueError is one problem, too."""
+        validate = getattr(self.target, "validate", None)
+        if validate is None:
+            return []
+        try:
+            found: Iterable[Any] = validate(step) or ()
+            return [item if isinstance(item, tuple) else (None, str(item)) for item in found]
+        except ValueError as error:
+            return [(None, str(error))]
+
+    def resolve(self, step: StepView) -> Mapping[str, Any]:
+        """Return the params of `step` with the handler's visible defaults filled in."""
+        resolve = getattr(self.target, "resolve", None)
+        return step.params if resolve is None else resolve(step)
+
+    def revision(self, kind: str, name: str) -> str | None:
+        """Return the revision that the hub name `name` stands for now, or None where none answers."""
+        revision = getattr(self.target, "revision", None)
+        return None if revision is None else revision(kind, name)
+
+    def holds(self, task: Task) -> str | None:
+        """Return why an effect has nothing left to do, or None."""
+        holds = getattr(self.target, "holds", None)
+        return None if holds is None else holds(task)
+
+    def run(self, task: Task) -> None:
+        """Call the handler with the keyword arguments that its `run` names."""
+        self._run(**{name: getattr(task, name) for name in self._argument_names()})
+
+    def signature_problem(self) -> str | None:
+        """Return what is wrong with the signature of `run`, or None."""
+        allowed = task_argument_names()
+        for name in self._argument_names():
+            if name not in allowed:
+                return f"{self.uses}: run() has no argument to offer for '{name}'" + (
+                    nearest(name, allowed) or f" (it may take: {', '.join(sorted(allowed))})"
+                )
+        return None
+
+    def _argument_names(self) -> list[str]:
+        parameters = inspect.signature(self._run).parameters.values()
+        return [
+            p.name
+            for p in parameters
+            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+            and (p.default is p.empty or p.name in task_argument_names())
+        ]
+
+
+def task_argument_names() -> set[str]:
+    """Return the names that a handler's `run` may take."""
+    return {"out_dir", "task", "progress", *Task.__dataclass_fields__} - {"on_progress"}
+
+
+def find_handler(uses: str, project: Path) -> Handler:
+    """Return the handler that `uses` names; raises UserError when there is none.
+
+    A name with a colon is imported, with the project root on `sys.path`; other names are built in or
+    come from installed packages (entry points of group `nexa_hpc.handlers`).
+    """
+    if uses in BUILTIN:
+        return Handler(uses, _import_target(BUILTIN[uses]))
+    if ":" in uses:
+        if str(project) not in sys.path:
+            sys.path.insert(0, str(project))
+        return Handler(uses, _import_target(uses))
+    offered = _entry_points()
+    if uses in offered:
+        return Handler(uses, offered[uses].load())
+    raise UserError(
+        f"unknown handler '{uses}'" + nearest(uses, [*BUILTIN, *offered]),
+        hint=f"built in: {', '.join(BUILTIN)}; or your own: your.module:function",
+    )
+
+
+def _entry_points() -> dict[str, Any]:
+    # Imported here: reading the metadata of every installed distribution costs tens of milliseconds,
+    # and only names that are neither built in nor `module:function` need it.
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def _import_target(reference: str) -> Any:
+    module_name, _, attribute = reference.partition(":")
+    try:
+        target: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(
+            f"cannot import '{module_name}': {error}",
+            hint="the module must be importable from the project root or be installed",
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(target, part):
+            raise UserError(f"'{module_name}' has no '{part}'" + nearest(part, vars(target)))
+        target = getattr(target, part)
+    return target

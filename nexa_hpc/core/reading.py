@@ -1,0 +1,54 @@
+"""Reading small files and listing folders on a filesystem that may answer late or stale.
+
+Absence is never concluded from one `exists()`: NFS clients repeat a cached "no" for 30 s and more,
+while a fresh listing of the folder shows the name at once (measured). Standard library alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from nexa_hpc.errors import StateError
+
+_STALE_RETRIES = 5
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of `path`, opening it anew when a replaced file turns stale (ESTALE)."""
+    for attempt in range(_STALE_RETRIES):
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            if error.errno != errno.ESTALE or attempt == _STALE_RETRIES - 1:
+                raise
+            time.sleep(0.01 * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON value in `path`; raise FileNotFoundError, or StateError when it is torn."""
+    try:
+        return json.loads(read_bytes(path))
+    except ValueError as error:
+        raise StateError(f"{path}: not valid JSON ({error})") from error
+
+
+def read_json_or_none(path: Path) -> Any:
+    """Return the JSON value in `path`, or None when there is no such file."""
+    try:
+        return read_json(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def list_names(folder: Path) -> list[str]:
+    """Return the names in `folder` by a fresh listing, sorted; empty when there is no folder."""
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []

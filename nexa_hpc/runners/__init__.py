@@ -1,0 +1,1 @@
+"""What a step does: one module for each built-in handler."""
