@@ -1,7 +1,8 @@
 """Every exception that nexa_hpc raises on purpose, with its exit code and its hint.
 
     NexaError                      exit 1
-    ├── UserError                  exit 2   a mistake in a document, an argument or a path; nothing was written
+    ├── UserError                  exit 2   a mistake in a document, an argument or a path;
+    │   │                                   nothing was written
     │   ├── SpecError                       all the problems of one document, reported together
     │   ├── UnsupportedError                asked for something that this version does not do
     │   ├── UnknownNameError                no such pipeline, run, step, model, version or tag
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 
 
 class NexaError(Exception):
-    """Base of the tree: a message that says what is wrong and where, and the next command as hint."""
+    """Base of the tree: a message, what is wrong and where; and as hint the next command."""
 
     exit_code = 1
 

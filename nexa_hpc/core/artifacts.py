@@ -2,13 +2,15 @@
 
     <destination>/
         …              the payload, as the producer wrote it
-        meta.json      kind, uri, hash, bytes, created_at, inputs, labels; files: {path: {bytes, sha256}};
+        meta.json      kind, uri, hash, bytes, created_at, inputs, labels;
+                       files: {path: {bytes, sha256}};
                        key: the readable document behind the step key (null for a free-standing one)
         COMPLETE       the SHA-256 of meta.json; written last
 
-Publishing renames a finished temporary folder to `destination`. A rename cannot replace a folder that
-is not empty, so a `destination` already there is verified and adopted; a damaged one is moved aside
-first. `create_artifact` is the public form, for any destination; the worker uses `Publication`.
+Publishing renames a finished temporary folder to `destination`. A rename cannot replace a folder
+that is not empty, so a `destination` already there is verified and adopted; a damaged one is moved
+aside first. `create_artifact` is the public form, for any destination; the worker uses
+`Publication`.
 Standard library alone.
 """
 
@@ -89,8 +91,9 @@ def create_artifact(
     """Call `producer` with an empty folder and publish what it wrote at `destination`, atomically.
 
     A complete artifact already at `destination` is verified and returned; `producer` is not called.
-    Raises ArtifactError when something that is no artifact of ours is in the way, or when the payload
-    holds links or special files; whatever `producer` raises passes through, and nothing is left behind.
+    Raises ArtifactError when something that is no artifact of ours is in the way, or when the
+    payload holds links or special files; whatever `producer` raises passes through, and nothing is
+    left behind.
     """
     target = Path(os.path.abspath(destination))
     there = look(target)
@@ -110,7 +113,7 @@ def create_artifact(
 
 
 def look(path: Path) -> Finding:
-    """Say what is at `path`, reading COMPLETE, meta.json and the sizes of the files, not their bytes."""
+    """Say what is at `path`, from COMPLETE, meta.json and the files' sizes, not their bytes."""
     names = list_names(path)
     if COMPLETE not in names:
         if not names and not os.path.lexists(path):
@@ -134,7 +137,7 @@ def look(path: Path) -> Finding:
 
 
 def open_artifact(path: Path) -> Artifact:
-    """Return the complete artifact at `path`; raises ArtifactError saying what is wrong otherwise."""
+    """Return the complete artifact at `path`; raises ArtifactError saying what is wrong."""
     finding = look(path)
     if finding.artifact is None:
         raise ArtifactError(f"{path}: {finding.presence.value}: {finding.reason}")
@@ -164,7 +167,7 @@ class Publication:
 
     @classmethod
     def begin(cls, destination: Path) -> Publication:
-        """Make the empty temporary folder beside `destination`, so that the rename stays on one disk."""
+        """Make the temporary folder beside `destination`, so that the rename stays on one disk."""
         folder = atomic.temporary_beside(destination)
         atomic.make_folder(folder)
         return cls(destination, folder)
@@ -201,7 +204,7 @@ class Publication:
         return self._adopt(meta)
 
     def _adopt(self, meta: Mapping[str, Any]) -> Artifact:
-        """Take what stands at the destination if it is whole, else move it aside and take its place."""
+        """Take what stands at the destination if it is whole, else move it aside."""
         there = look(self.destination)
         if there.artifact is not None:
             return there.artifact
@@ -218,7 +221,7 @@ class Publication:
 
 
 def move_to_trash(path: Path) -> Path:
-    """Rename the damaged artifact at `path` aside, into `.trash` beside it, and return its new place."""
+    """Rename the damaged artifact at `path` into `.trash` beside it; return its new place."""
     trash = path.parent / ".trash"
     atomic.make_folder(trash)
     moved = trash / f"{path.name}.{atomic.unique_suffix()}"

@@ -1,4 +1,4 @@
-"""Canonical JSON and the digests made of it: equal values give equal bytes on every host and Python.
+"""Canonical JSON and its digests: equal values give equal bytes on every host and Python.
 
 Called by `keys`, `digests`, `artifacts` and `registry`. Standard library alone.
 """

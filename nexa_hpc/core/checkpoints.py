@@ -20,7 +20,7 @@ _SEALS = "sealed"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A sealed checkpoint: `path` is the file or folder, `work_dir` the attempt's folder it is in."""
+    """A sealed checkpoint: the file or folder, and the attempt's work folder it is in."""
 
     work_dir: Path
     path: Path
@@ -29,7 +29,8 @@ class Checkpoint:
 def seal(work_dir: Path, checkpoint: Path) -> None:
     """Make `checkpoint`, a file or folder inside `work_dir`, durable and then trusted.
 
-    Sealing the same path again, after more was written to it, replaces nothing: the newest seal wins.
+    Sealing the same path again, after more was written to it, replaces nothing: the newest seal
+    wins.
     """
     sizes = {}
     for file in _files_of(checkpoint):

@@ -64,7 +64,7 @@ class ProjectPaths:
 
     @classmethod
     def at(cls, root: Path, **places: str) -> ProjectPaths:
-        """Return the paths of the project at `root`; `places` may move state, store, registry, work."""
+        """Return the paths of the project at `root`; `places` may move any of the others."""
 
         def place(name: str, default: str) -> Path:
             return Path(os.path.abspath(root / places.get(name, default)))
