@@ -1,0 +1,96 @@
+"""`core.registry.promote`: points a tag at a version, once every byte of its artifact was checked.
+
+    uses: core.registry.promote
+    params: {name: movie-sentiment, version: registered, tag: production}
+
+`version` is a number, `latest`, or `registered`: the one that a register step above this one made
+or found. It is an effect: skipped while the tag points there. Standard library alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nexa_hpc.core.handlers import StepView, Task
+from nexa_hpc.core.registry_entries import Version
+from nexa_hpc.core.registry_names import REGISTERED, name_problem, tag_problem, version_problem
+from nexa_hpc.errors import RegistryError
+from nexa_hpc.runners import register
+
+_PARAMS = ("name", "version", "tag")
+
+
+class Promote:
+    """The handler."""
+
+    effect = True
+
+    def validate(self, step: StepView) -> Iterator[tuple[str | None, str]]:
+        """Yield what is wrong with the step's params."""
+        yield from register.param_problems(step.params, _PARAMS, required=_PARAMS)
+        rules = {"name": name_problem, "version": _version_problem, "tag": tag_problem}
+        for name, problem_of in rules.items():
+            if name in step.params and (problem := problem_of(step.params[name])):
+                yield f"params.{name}", problem
+
+    def holds(self, task: Task) -> str | None:
+        """Say that the tag points there already."""
+        return _already(task, _version_to_promote(task))
+
+    def run(self, task: Task) -> None:
+        """Move the tag, unless an earlier attempt at this step got that far."""
+        version, tag = _version_to_promote(task), task.params["tag"]
+        registry = register.registry_of(task)
+        held = _already(task, version)
+        print(held or registry.promote(version.model, version.number, tag))
+
+
+handler = Promote()
+
+
+def _version_problem(version: object) -> str | None:
+    if version == REGISTERED:
+        return None
+    problem = version_problem(version)
+    return problem and f"{problem}, or {REGISTERED}"
+
+
+def _already(task: Task, version: Version) -> str | None:
+    tag = register.registry_of(task).current(version.model, task.params["tag"])
+    if tag is None or tag.version != version.number:
+        return None
+    return f"{tag.name} is already version {version.number}"
+
+
+def _version_to_promote(task: Task) -> Version:
+    if task.params["version"] == REGISTERED:
+        return _registered(task)
+    return register.registry_of(task).version(task.params["name"], task.params["version"])
+
+
+def _registered(task: Task) -> Version:
+    """Return the version of the one register step of this model above `task`."""
+    name = task.params["name"]
+    steps = [
+        step
+        for step, above in task.upstream.items()
+        if above["uses"] == register.USES and above["params"].get("name") == name
+    ]
+    if len(steps) != 1:
+        raise RegistryError(
+            f"version: {REGISTERED} needs one step above that registers {name}; there are "
+            f"{len(steps)}" + (f": {', '.join(sorted(steps))}" if steps else ""),
+            hint="say the version's number or latest, or name the register step in `after`",
+        )
+    inputs = task.upstream[steps[0]]["inputs"]
+    registry, artifact = register.registry_of(task), register.artifact_of(inputs)
+    # Versions may differ in their meta alone. A meta file changed since is no reason to find none.
+    found = registry.find_version(
+        name, artifact.hash, register.meta_of(inputs)
+    ) or registry.find_version(name, artifact.hash)
+    if found is None:
+        raise RegistryError(
+            f"the version of {name} that step '{steps[0]}' registers is not there; was it deleted?",
+            hint=f"run 'nexa-hpc models show {name}', or rerun --from {steps[0]}",
+        )
+    return found
