@@ -70,20 +70,24 @@ class Document:
 
 def read_document(path: Path) -> Document:
     """Return the document in the file `path`; raises SpecError, also when it cannot be read."""
+    return parse_document(read_text(path), str(path))
+
+
+def read_text(path: Path) -> bytes:
+    """Return the bytes of the file `path`; raises SpecError when it is no file or far too large."""
     name = str(path)
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size > MAX_BYTES:
                 raise _refusal(name, None, _TOO_LARGE)
             # A pipe or a device has no size of its own, hence the bound here, too.
-            text = file.read(MAX_BYTES + 1)
+            return file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         siblings = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         raise _refusal(name, None, "no such file" + nearest(path.name, siblings)) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise _refusal(name, None, f"cannot be read: {reason}") from error
-    return parse_document(text, name)
 
 
 def parse_document(text: bytes, name: str) -> Document:

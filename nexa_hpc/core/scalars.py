@@ -1,8 +1,8 @@
 """The one scalar resolver: what a plain YAML word stands for, exactly as OmegaConf's loader has it.
 
 YAML 1.1 words (`yes`, `off`, `~`, `0x1F`, `1:30`) as PyYAML reads them, plus OmegaConf's floats
-(`2e-5` is a number), and dates stay text. NaN and infinities are refused: JSON has no place for them,
-so a step key has none. Called by `document`. Standard library alone.
+(`2e-5` is a number), and dates stay text. NaN and infinities are refused: JSON does not have them,
+so a step key cannot. Called by `document`. Standard library alone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _FLOAT = re.compile(
 
 @lru_cache(maxsize=4096)
 def resolve(word: str) -> Scalar:
-    """Return what the plain `word` stands for; raises ValueError for NaN, infinity, torn numbers."""
+    """Return what the plain `word` stands for; raises ValueError for NaN and torn numbers."""
     if word in _WORDS:
         return _WORDS[word]
     if word[0] not in _NUMBER_STARTS:

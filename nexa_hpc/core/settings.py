@@ -1,0 +1,109 @@
+"""The project's own settings, in `nexa.yaml` at its root; all of them optional.
+
+    paths:
+      state: .nexa_state              history and work
+      store: artifacts/.store         where results are kept
+      registry: artifacts/.registry   versions and tags of models
+      work: .nexa_state/work          scratch of running steps
+      group: null                     the Unix group that may read results
+      hash_limit_gb: 50               inputs larger than this are not read to compute a key
+      allow_absolute_out: false       whether `out` may be an absolute path
+
+An empty file marks a project root and changes nothing. Standard library alone, as long as there is
+no file: `status` and `logs` read settings, too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nexa_hpc.core.paths import SETTINGS_NAME, ProjectPaths
+from nexa_hpc.errors import Problem, SpecError, nearest
+
+if TYPE_CHECKING:
+    from nexa_hpc.core.document import Document
+
+_PLACES = ("state", "store", "registry", "work")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `nexa.yaml` says below `paths`; None where the default of `ProjectPaths` holds."""
+
+    state: str | None = None
+    store: str | None = None
+    registry: str | None = None
+    work: str | None = None
+    group: str | None = None
+    hash_limit_gb: float = 50
+    allow_absolute_out: bool = False
+
+    def project_paths(self, root: Path) -> ProjectPaths:
+        """Return the paths of the project at `root` under these settings."""
+        places = {name: getattr(self, name) for name in _PLACES}
+        return ProjectPaths.at(root, **{name: text for name, text in places.items() if text})
+
+
+def read_settings(root: Path) -> Settings:
+    """Return the settings of the project at `root`; raises SpecError with every problem found."""
+    file = root / SETTINGS_NAME
+    if not file.exists():
+        return Settings()
+    # Imported only here: YAML costs more than all the rest of `status`.
+    from nexa_hpc.core.document import parse_document, read_text
+
+    text = read_text(file)
+    if all(line.strip()[:1] in (b"", b"#") for line in text.splitlines()):
+        return Settings()
+    return _settings(parse_document(text, str(file)))
+
+
+def _settings(document: Document) -> Settings:
+    fields = document.value.get("paths")
+    problems = _unknown(document, (), document.value, ["paths"])
+    if fields is not None and not isinstance(fields, Mapping):
+        problems.append(_problem(document, ("paths",), "expected a mapping"))
+    given: Mapping[str, Any] = fields if isinstance(fields, Mapping) else {}
+    known = [field.name for field in dataclasses.fields(Settings)]
+    problems += _unknown(document, ("paths",), given, known)
+    for name in known:
+        wrong = _wrong(name, given[name]) if given.get(name) is not None else None
+        if wrong is not None:
+            problems.append(_problem(document, ("paths", name), wrong))
+    if problems:
+        raise SpecError(problems)
+    return Settings(**{name: value for name, value in given.items() if value is not None})
+
+
+def _wrong(name: str, value: Any) -> str | None:
+    """Return what is wrong with `value` as the setting `name`, or None."""
+    if name == "allow_absolute_out":
+        return None if isinstance(value, bool) else "expected true or false"
+    if name == "hash_limit_gb":
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return None if is_number and value > 0 else "expected a number of gigabytes above 0"
+    is_text = isinstance(value, str) and value.isprintable() and value.strip()
+    return None if is_text else "expected text"
+
+
+def _unknown(
+    document: Document, place: tuple[str, ...], given: Mapping[str, Any], known: list[str]
+) -> list[Problem]:
+    return [
+        _problem(
+            document,
+            (*place, key),
+            f"unknown key '{key}'{nearest(key, known)} (allowed: {', '.join(known)})",
+        )
+        for key in given
+        if key not in known
+    ]
+
+
+def _problem(document: Document, place: tuple[str, ...], message: str) -> Problem:
+    line = document.line_of(place)
+    return Problem(message, file=document.name, line=line, key=".".join(place))
