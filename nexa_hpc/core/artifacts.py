@@ -113,7 +113,17 @@ def create_artifact(
 
 
 def look(path: Path) -> Finding:
-    """Say what is at `path`, from COMPLETE, meta.json and the files' sizes, not their bytes."""
+    """Say what is at `path`, from COMPLETE, meta.json and the files' sizes, not their bytes.
+
+    Raises ArtifactError when that cannot be told: what may not be read, or not now, is not purged.
+    """
+    try:
+        return _look(path)
+    except OSError as error:
+        raise ArtifactError(f"{error.filename or path} cannot be read: {error.strerror}") from error
+
+
+def _look(path: Path) -> Finding:
     names = list_names(path)
     if COMPLETE not in names:
         if not names and not os.path.lexists(path):
@@ -121,7 +131,7 @@ def look(path: Path) -> Finding:
         return Finding(Presence.FOREIGN, reason="a folder without COMPLETE")
     try:
         raw = read_bytes(path / META)
-    except OSError:
+    except FileNotFoundError:
         return Finding(Presence.PURGED, reason="meta.json is gone")
     if read_bytes(path / COMPLETE).decode("ascii", "replace").strip() != sha256_bytes(raw):
         return Finding(Presence.PURGED, reason="COMPLETE does not match meta.json")
@@ -129,7 +139,7 @@ def look(path: Path) -> Finding:
     for name, entry in artifact.meta["files"].items():
         try:
             size = os.stat(path / name).st_size
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return Finding(Presence.PURGED, reason=f"{name} is gone")
         if size != entry["bytes"]:
             return Finding(Presence.PURGED, reason=f"{name} has {size} bytes, not {entry['bytes']}")
@@ -226,7 +236,7 @@ def move_to_trash(path: Path) -> Path:
     atomic.make_folder(trash)
     moved = trash / f"{path.name}.{atomic.unique_suffix()}"
     try:
-        os.rename(path, moved)
+        atomic.rename_folder(path, moved)
     except FileNotFoundError:
         pass  # Somebody else moved it first.
     return moved
@@ -257,13 +267,15 @@ def _describe(folder: Path) -> dict[str, Any]:
 
 def _payload_names(folder: Path) -> list[str]:
     names = []
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, onerror=_raise):
         for name in [*folders, *files]:
             path = Path(parent, name)
             relative = path.relative_to(folder).as_posix()
             mode = path.lstat().st_mode
             if relative in (META, COMPLETE):
                 raise ArtifactError(f"the payload holds a file named {relative}, which is reserved")
+            if not _is_text(relative):
+                raise ArtifactError(f"the payload holds a name that is not UTF-8: {relative!a}")
             if stat.S_ISREG(mode):
                 names.append(relative)
             elif not stat.S_ISDIR(mode):
@@ -274,3 +286,17 @@ def _payload_names(folder: Path) -> list[str]:
         if parent != str(folder):
             atomic.sync_folder(Path(parent))
     return names
+
+
+def _is_text(name: str) -> bool:
+    """Whether `name` can stand in meta.json: bytes that are no UTF-8 arrive as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _raise(error: OSError) -> None:
+    # os.walk passes over a folder that it cannot list; half a payload would be published.
+    raise error

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nexa_hpc.core import atomic
 from nexa_hpc.core.reading import list_names, read_json_or_none
@@ -33,11 +34,12 @@ def seal(work_dir: Path, checkpoint: Path) -> None:
     wins.
     """
     sizes = {}
-    for file in _files_of(checkpoint):
+    folders, files = _parts_of(checkpoint)
+    for file in files:
         atomic.sync_file(file)
         sizes[str(file.relative_to(work_dir))] = file.stat().st_size
-    if checkpoint.is_dir():
-        atomic.sync_folder(checkpoint)
+    for folder in [*folders, checkpoint.parent]:
+        atomic.sync_folder(folder)
     seals = work_dir / _SEALS
     number = max((int(name[:-5]) for name in _seal_names(seals)), default=0) + 1
     content = {"path": str(checkpoint.relative_to(work_dir)), "bytes": sizes}
@@ -51,7 +53,7 @@ def newest(work_dirs: list[Path]) -> Checkpoint | None:
         seals = work_dir / _SEALS
         for name in sorted(_seal_names(seals), key=lambda name: -int(name[:-5])):
             content = read_json_or_none(seals / name)
-            if content and all(_has_size(work_dir / p, n) for p, n in content["bytes"].items()):
+            if content and _is_whole(work_dir, content):
                 return Checkpoint(work_dir, work_dir / content["path"])
     return None
 
@@ -60,13 +62,20 @@ def _seal_names(seals: Path) -> list[str]:
     return [name for name in list_names(seals) if name.endswith(".json") and name[:-5].isdigit()]
 
 
-def _files_of(checkpoint: Path) -> list[Path]:
+def _parts_of(checkpoint: Path) -> tuple[list[Path], list[Path]]:
+    """Return the folders and the files of `checkpoint`, itself included."""
     if not checkpoint.is_dir():
-        return [checkpoint]
-    found = []
+        return [], [checkpoint]
+    folders, files = [], []
     for folder, _, names in os.walk(checkpoint):
-        found += [Path(folder, name) for name in names]
-    return sorted(found)
+        folders.append(Path(folder))
+        files += [Path(folder, name) for name in names]
+    return folders, sorted(files)
+
+
+def _is_whole(work_dir: Path, content: dict[str, Any]) -> bool:
+    there = os.path.lexists(work_dir / content["path"])
+    return there and all(_has_size(work_dir / name, n) for name, n in content["bytes"].items())
 
 
 def _has_size(path: Path, size_bytes: int) -> bool:

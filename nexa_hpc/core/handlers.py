@@ -10,6 +10,9 @@ A handler is any object (a module-level instance, or a module) with
                              kinds: "path" (must exist), "model", "dataset" (path, `pkg://…`,
                              `models:name@tag`, or a name on a hub)
     revision(kind, name) -> str | None   optional: the revision a hub name stands for now
+    code_params: [name, …]   optional: params that list source files or folders, put into the key
+    warn(step)               optional: yields warnings at planning
+    kind: str                optional: the `kind` of the artifact it makes
     effect: bool             optional: its result is a change elsewhere, never cached by content
     holds(task) -> str | None            for effects: why nothing is left to do, or None
 
@@ -102,6 +105,8 @@ class Task:
     project: Path
     registry: Path
     """The folder of the model registry."""
+    upstream: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Every step above this one: id -> {"uses", "params", "inputs": {name: Path}, "key"}."""
     labels: Mapping[str, str] = field(default_factory=dict)
     on_progress: Callable[[Progress], None] = lambda _: None
 
@@ -140,7 +145,9 @@ class Handler:
         self.target = target
         self.version = str(getattr(target, "version", "1"))
         self.effect = bool(getattr(target, "effect", False))
+        self.kind = str(getattr(target, "kind", "artifact"))
         self.input_params: Mapping[str, str] = getattr(target, "input_params", {})
+        self.code_params: tuple[str, ...] = tuple(getattr(target, "code_params", ()))
         self._run = target.run if hasattr(target, "run") else target
 
     def validate(self, step: StepView) -> list[tuple[str | None, str]]:
@@ -154,13 +161,18 @@ class Handler:
         except ValueError as error:
             return [(None, str(error))]
 
+    def warn(self, step: StepView) -> list[str]:
+        """Return what the user should know of `step`, though it is not wrong."""
+        warn = getattr(self.target, "warn", None)
+        return [] if warn is None else list(warn(step) or ())
+
     def resolve(self, step: StepView) -> Mapping[str, Any]:
         """Return the params of `step` with the handler's visible defaults filled in."""
         resolve = getattr(self.target, "resolve", None)
         return step.params if resolve is None else resolve(step)
 
     def revision(self, kind: str, name: str) -> str | None:
-        """Return the revision that the hub name `name` stands for now, or None where none answers."""
+        """Return the revision that hub name `name` stands for now; None where none answers."""
         revision = getattr(self.target, "revision", None)
         return None if revision is None else revision(kind, name)
 
@@ -175,6 +187,8 @@ class Handler:
 
     def signature_problem(self) -> str | None:
         """Return what is wrong with the signature of `run`, or None."""
+        if not callable(self._run):
+            return f"{self.uses}: is neither a function nor something with a `run`"
         allowed = task_argument_names()
         for name in self._argument_names():
             if name not in allowed:
@@ -201,8 +215,8 @@ def task_argument_names() -> set[str]:
 def find_handler(uses: str, project: Path) -> Handler:
     """Return the handler that `uses` names; raises UserError when there is none.
 
-    A name with a colon is imported, with the project root on `sys.path`; other names are built in or
-    come from installed packages (entry points of group `nexa_hpc.handlers`).
+    A name with a colon is imported, with the project root on `sys.path`; other names are built in
+    or come from installed packages (entry points of group `nexa_hpc.handlers`).
     """
     if uses in BUILTIN:
         return Handler(uses, _import_target(BUILTIN[uses]))
@@ -220,8 +234,8 @@ def find_handler(uses: str, project: Path) -> Handler:
 
 
 def _entry_points() -> dict[str, Any]:
-    # Imported here: reading the metadata of every installed distribution costs tens of milliseconds,
-    # and only names that are neither built in nor `module:function` need it.
+    # Imported here: reading the metadata of every installed distribution costs tens of
+    # milliseconds, and only names that are neither built in nor `module:function` need it.
     from importlib.metadata import entry_points
 
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
@@ -231,9 +245,10 @@ def _import_target(reference: str) -> Any:
     module_name, _, attribute = reference.partition(":")
     try:
         target: Any = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:
+        # Whatever the module raises on import is the user's to mend; `from` keeps the place.
         raise UserError(
-            f"cannot import '{module_name}': {error}",
+            f"cannot import '{module_name}': {_describe(error)}",
             hint="the module must be importable from the project root or be installed",
         ) from error
     for part in attribute.split("."):
@@ -241,3 +256,7 @@ def _import_target(reference: str) -> Any:
             raise UserError(f"'{module_name}' has no '{part}'" + nearest(part, vars(target)))
         target = getattr(target, part)
     return target
+
+
+def _describe(error: Exception) -> str:
+    return str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"

@@ -71,7 +71,7 @@ class ProjectPaths:
 
         state = place("state", STATE_NAME)
         return cls(
-            root=root,
+            root=Path(os.path.abspath(root)),
             state=state,
             store=place("store", "artifacts/.store"),
             registry=place("registry", "artifacts/.registry"),

@@ -1,0 +1,83 @@
+"""What several tests need: a project, the command line as a real process, a umask, a full disk."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+RunCli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """Our environment, for a process elsewhere that must find this nexa_hpc, installed or not."""
+    path = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), **changes}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """An empty project: a folder that `find_root` stops at."""
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "nexa.yaml").write_text("{}\n")
+    return root
+
+
+@pytest.fixture
+def run_cli(project: Path) -> RunCli:
+    """Run `nexa-hpc ARGS` as a process of its own and return it, with its output as text.
+
+    `cwd` is the project unless given; `env` is added to ours; exit code `expect` (None: any) is
+    asserted with the output as the message, for that is what a failing test needs to show.
+    """
+
+    def run(
+        *args: str | os.PathLike[str],
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        expect: int | None = 0,
+        timeout_s: float = 300,
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "nexa_hpc", *map(os.fspath, args)],
+            cwd=cwd or project,
+            env=child_environment(**(env or {})),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+        if expect is not None:
+            told = f"{done.args}\n{done.stdout}\n{done.stderr}"
+            assert done.returncode == expect, f"exit code {done.returncode}, not {expect}: {told}"
+        return done
+
+    return run
+
+
+@pytest.fixture
+def umask() -> Iterator[Callable[[int], int]]:
+    """Set the umask of this process and of those it starts, until the test ends."""
+    before = os.umask(0)
+    os.umask(before)
+    yield os.umask
+    os.umask(before)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of 1 MiB (a tmpfs); skipped where we may not mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("needs root, and the right to mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
