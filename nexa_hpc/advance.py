@@ -1,0 +1,253 @@
+"""Outside the jobs: the driver, which is a function and not a process.
+
+`advance(run)` reads what is true, decides, starts what can be started, records it and returns. Calling
+it twice, from two places, or killing it anywhere does no harm: an attempt belongs to whoever created its
+claim, and a result to its key. `drive` calls it until nothing is left to do, as the login-node command
+and the Python interface do for local steps.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from nexa_hpc import worker
+from nexa_hpc.core import records
+from nexa_hpc.core.drivers import Driver, Heartbeat, Life, Watch
+from nexa_hpc.core.handlers import Progress
+from nexa_hpc.core.instances import Instance
+from nexa_hpc.core.links import link_outputs
+from nexa_hpc.core.projection import write_projection
+from nexa_hpc.core.runs import Run, newest_run
+from nexa_hpc.core.standings import Truth, blocked, fold
+from nexa_hpc.core.states import Reason, Standing, State
+from nexa_hpc.errors import ArtifactError, Interrupted
+from nexa_hpc.schedulers.base import Element, Scheduler
+from nexa_hpc.schedulers.local import LocalScheduler
+
+_WAIT_S = (0.2, 5.0)
+_PROJECT_EVERY_S = 1.0
+
+
+class Observer(Protocol):
+    """Is told what happens, as it happens; the command line shows it."""
+
+    def started(self, instance: Instance, attempt: int) -> None:
+        """An attempt begins."""
+
+    def output(self, instance: Instance, text: bytes) -> None:
+        """A running step printed something."""
+
+    def progressed(self, instance: Instance, progress: Progress) -> None:
+        """A running step told how far it is."""
+
+    def settled(self, instance: Instance, standing: Standing) -> None:
+        """Nothing more happens to an instance in this round."""
+
+    def waits(self, instance: Instance, standing: Standing) -> None:
+        """An instance is in other hands."""
+
+
+@dataclass
+class View:
+    """What one driver knows of a run; settled instances are not looked at again."""
+
+    run: Run
+    driver: Driver
+    observer: Observer
+    scheduler: Scheduler
+    watch: Watch
+    before: Mapping[str, int]
+    standings: dict[str, Standing] = field(default_factory=dict)
+    damage: list[str] = field(default_factory=list)
+    """What went wrong beside the steps, such as an `out` in the way; told at the end."""
+    projected_at: float = 0.0
+
+    def project(self, *, always: bool = False) -> None:
+        """Write the projection, at most once a second unless `always`."""
+        if always or time.monotonic() - self.projected_at >= _PROJECT_EVERY_S:
+            pending = Standing(State.PENDING)
+            known = {step: self.standings.get(step, pending) for step in self.run.instances}
+            write_projection(self.run, known)
+            self.projected_at = time.monotonic()
+
+
+def drive(run: Run, observer: Observer) -> dict[str, Standing]:
+    """Advance `run` until every instance has settled, and return step id -> standing.
+
+    Waits for instances that another process runs. Raises Interrupted on Ctrl-C, SIGTERM or `cancel`,
+    after the projection was written; ArtifactError when a link could not be made.
+    """
+    driver = Driver.this_process(run.place.drivers, run.paths.state)
+    view = View(
+        run,
+        driver,
+        observer,
+        LocalScheduler(_execute),
+        Watch(run.paths.state),
+        run.attempts_before(),
+    )
+    with (
+        _terminated_as_interrupt(),
+        Heartbeat(driver, run.paths.state, run.place.cancelled, _interrupt_self),
+    ):
+        try:
+            _drive(view)
+        except KeyboardInterrupt as error:
+            raise Interrupted("stopped") from error
+        finally:
+            view.project(always=True)
+    if view.damage:
+        raise ArtifactError("\n".join(view.damage), hint=f"nexa-hpc pipeline resume {run.id}")
+    return view.standings
+
+
+def advance(view: View) -> bool:
+    """Make one pass in graph order over what has not settled; return whether anything changed."""
+    changed = False
+    for step, instance in view.run.instances.items():
+        known = view.standings.get(step)
+        if known is not None and known.state.settled:
+            continue
+        if not all(view.standings[parent].state.settled for parent in instance.parents):
+            view.standings[step] = Standing(State.PENDING)
+            continue
+        standing = blocked(instance, view.standings) or _advance_instance(view, instance)
+        view.standings[step] = standing
+        if standing.state.settled:
+            changed = True
+            view.observer.settled(instance, standing)
+            view.project()
+        elif standing != known:
+            view.observer.waits(instance, standing)
+    return changed
+
+
+def _drive(view: View) -> None:
+    least, most = _WAIT_S
+    wait_s = least
+    while True:
+        changed = advance(view)
+        if all(standing.state.settled for standing in view.standings.values()):
+            return
+        wait_s = least if changed else min(wait_s * 1.5, most)
+        time.sleep(wait_s)
+
+
+def _advance_instance(view: View, instance: Instance) -> Standing:
+    """Run `instance` unless it is done, has failed in this round, or is in other hands."""
+    truth = fold(view.run, instance, view.before, view.watch)
+    if truth.standing.state.succeeded:
+        _link(view, instance)
+        return truth.standing
+    if truth.life in (Life.ALIVE, Life.UNKNOWN) or _is_answer(view.run, truth):
+        return truth.standing
+    number = _next_attempt(view.run, instance, truth)
+    if not _claim(view, instance, number):
+        return Standing(State.PENDING, message="another process was first")
+    _start(view, instance, number)
+    ended = fold(view.run, instance, view.before, view.watch)
+    if ended.standing.state.succeeded:
+        _link(view, instance)
+    return ended.standing
+
+
+def _is_answer(run: Run, truth: Truth) -> bool:
+    """Return whether a settled failure stands for this round, rather than being tried again."""
+    if not truth.standing.state.settled or truth.attempt is None:
+        return False
+    if truth.standing.reason == Reason.LOST.value:
+        return False
+    cancelled = truth.standing.state is State.CANCELLED
+    return not (cancelled and truth.attempt.claim.get("run") != run.id)
+
+
+def _next_attempt(run: Run, instance: Instance, truth: Truth) -> int:
+    """Return the number of the attempt to claim, first closing one whose process is gone."""
+    if truth.attempt is None:
+        return 1
+    if truth.life is Life.ENDED:
+        folder = run.paths.records(instance.key)
+        message = truth.standing.message
+        records.end(
+            folder, truth.attempt.number, State.FAILED, reason=Reason.LOST, message=message
+        )
+    return truth.attempt.number + 1
+
+
+def _claim(view: View, instance: Instance, number: int) -> bool:
+    run = view.run
+    log = run.place.log(instance.step, number)
+    content: dict[str, Any] = {
+        "run": run.id,
+        "pipeline": run.pipeline,
+        "step": instance.step,
+        "user": run.request["user"],
+        "scheduler": view.scheduler.name,
+        "driver": view.driver.to_json(),
+        "job": str(view.driver),
+        "log": os.path.relpath(log, run.paths.state),
+    }
+    return records.claim(run.paths.records(instance.key), number, content)
+
+
+def _start(view: View, instance: Instance, number: int) -> None:
+    view.observer.started(instance, number)
+    view.standings[instance.step] = Standing(State.RUNNING, attempt=number, job=str(view.driver))
+    view.project()
+    element = Element(
+        view.run,
+        instance,
+        number,
+        view.run.place.log(instance.step, number),
+        on_output=lambda text: view.observer.output(instance, text),
+        on_progress=lambda progress: view.observer.progressed(instance, progress),
+    )
+    view.scheduler.submit([element])
+
+
+def _execute(element: Element) -> object:
+    return worker.execute(
+        element.run, element.instance.step, element.attempt, element.on_progress
+    )
+
+
+def _link(view: View, instance: Instance) -> None:
+    """Link `out` while the newest plan of the pipeline still asks for this key."""
+    newest = newest_run(view.run.paths, view.run.pipeline)
+    if newest is not None and newest.id != view.run.id:
+        asked = newest.instances.get(instance.step)
+        if asked is None or asked.key != instance.key:
+            return
+    try:
+        link_outputs(instance, view.run.paths)
+    except ArtifactError as error:
+        view.damage.append(f"step '{instance.step}': {error}")
+
+
+def _interrupt_self() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@contextmanager
+def _terminated_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C while the context is open, so that what is true gets recorded."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        previous = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:
+        # Not in the main thread (a notebook server's worker): the caller's handlers stay.
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,93 @@
+"""Whether a step runs, and why, in words that `plan`, `run` and `why` all print.
+
+Called by `planning` for each step in graph order; reads the store, the registry and earlier plans.
+Standard library alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nexa_hpc.core.artifacts import Presence
+from nexa_hpc.core.handlers import Handler
+from nexa_hpc.core.history import History
+from nexa_hpc.core.instances import RUN, SKIP, Instance
+from nexa_hpc.core.keys import Difference, differences
+from nexa_hpc.core.paths import ProjectPaths
+from nexa_hpc.core.results import find_result
+from nexa_hpc.core.tasks import make_task
+from nexa_hpc.errors import NexaError
+
+_FIELDS_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do with a step, and why."""
+
+    action: str
+    reason: str
+
+
+class Decider:
+    """Decides for the steps of one pipeline, in graph order."""
+
+    def __init__(
+        self, pipeline: str, paths: ProjectPaths, handlers: Mapping[str, Handler]
+    ) -> None:
+        self._paths = paths
+        self._handlers = handlers
+        self._history = History(paths.pipeline(pipeline), paths)
+
+    def decide(self, instance: Instance, above: Mapping[str, Instance]) -> Decision:
+        """Decide for `instance`; `above` holds at least every instance it depends on, decided."""
+        if instance.effect:
+            return self._decide_effect(instance, above)
+        finding = find_result(instance, self._paths)
+        if finding.artifact is not None:
+            made = finding.artifact.meta.get("made_by", {})
+            return Decision(SKIP, f"cached: {made.get('run', 'made elsewhere')}")
+        if finding.presence is Presence.PURGED:
+            return Decision(RUN, f"its result was purged: {finding.reason}")
+        if finding.presence is Presence.FOREIGN:
+            return Decision(RUN, f"what stands in the store is not complete: {finding.reason}")
+        return Decision(RUN, self._why_new(instance, above))
+
+    def _decide_effect(self, instance: Instance, above: Mapping[str, Instance]) -> Decision:
+        waiting = [parent for parent in instance.parents if above[parent].action == RUN]
+        if waiting:
+            return Decision(RUN, f"after {', '.join(waiting)}")
+        task = make_task(instance, {**above, instance.step: instance}, self._paths)
+        try:
+            held = self._handlers[instance.step].holds(task)
+        except NexaError:
+            # It cannot be told before it is tried; the step itself will say what is wrong.
+            held = None
+        return Decision(SKIP, f"holds: {held}") if held else Decision(RUN, "not done yet")
+
+    def _why_new(self, instance: Instance, above: Mapping[str, Instance]) -> str:
+        last = self._history.last_document(instance.step)
+        if last is None:
+            return "no result yet"
+        changed = differences(last, instance.document)
+        if not changed:
+            return "its result is no longer in the store"
+        named = [in_words(difference, instance) for difference in changed]
+        more = len(named) - _FIELDS_SHOWN
+        return "; ".join(named[:_FIELDS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def in_words(difference: Difference, instance: Instance) -> str:
+    """Return `difference` as the user would say it: which upstream step, which file."""
+    parts = difference.field.split(".")
+    if parts[0] == "inputs" and len(parts) > 1:
+        handed = instance.inputs.get(parts[1], {})
+        if parts[-1] == "step_key" and "step" in handed:
+            return f"input {parts[1]}: step '{handed['step']}' has another result"
+        return f"input {parts[1]}: {difference.old or 'absent'} → {difference.new or 'absent'}"
+    if parts[0] == "code":
+        return f"code {difference.field.partition('.')[2]} changed"
+    if parts[0] == "rerun":
+        return "rerun was asked for"
+    return str(difference)

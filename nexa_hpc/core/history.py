@@ -1,0 +1,56 @@
+"""What the earlier runs of a pipeline had: the last result of each step, to compare a new key with.
+
+Called by `decisions` and by `why`. Standard library alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nexa_hpc.core.artifacts import look
+from nexa_hpc.core.instances import Instance
+from nexa_hpc.core.paths import PipelinePaths, ProjectPaths
+from nexa_hpc.core.runs import read_instances, run_ids
+
+_RUNS_SEARCHED = 20
+
+
+class History:
+    """The plans of a pipeline's newest runs, read only as far back as is asked for."""
+
+    def __init__(self, pipeline: PipelinePaths, paths: ProjectPaths) -> None:
+        self._paths = paths
+        self._plans = self._read_plans(pipeline)
+        self._read: list[Mapping[str, Instance]] = []
+
+    def last_document(self, step: str) -> Mapping[str, Any] | None:
+        """Return the key document of the newest result that `step` has had, or None."""
+        last = self.last(step)
+        return last.document if last is not None else None
+
+    def last(self, step: str) -> Instance | None:
+        """Return the newest instance of `step` that has had a result, or None."""
+        for plan in self._newest_first():
+            instance = plan.get(step)
+            if instance is not None and self._had_result(instance):
+                return instance
+        return None
+
+    def _had_result(self, instance: Instance) -> bool:
+        # A purged result counts as well: its document tells what was there.
+        return any(
+            look(path).presence.value in ("complete", "purged")
+            for path in instance.artifact_paths(self._paths).values()
+        )
+
+    def _newest_first(self) -> Iterator[Mapping[str, Instance]]:
+        yield from self._read
+        for plan in self._plans:
+            self._read.append(plan)
+            yield plan
+
+    @staticmethod
+    def _read_plans(pipeline: PipelinePaths) -> Iterator[Mapping[str, Instance]]:
+        for run_id in reversed(run_ids(pipeline)[-_RUNS_SEARCHED:]):
+            yield read_instances(pipeline.run(run_id))

@@ -1,0 +1,49 @@
+"""The links that `out` names: `artifacts/checkpoints/x -> ../.store/ab/abcd…`, swapped by rename.
+
+A link is a view of the store, made and repaired by `advance`; nothing reads a result through it. What
+stands at its place and is not a link of ours is never touched. Standard library alone.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nexa_hpc.core import atomic
+from nexa_hpc.core.instances import Instance
+from nexa_hpc.core.paths import ProjectPaths
+from nexa_hpc.errors import ArtifactError
+
+
+def link_outputs(instance: Instance, paths: ProjectPaths) -> None:
+    """Point every declared `out` of `instance` at its artifact in the store.
+
+    Raises ArtifactError when something else stands there.
+    """
+    for name, target in instance.artifact_paths(paths).items():
+        declared = instance.outputs[name]
+        if declared is not None:
+            _link(Path(os.path.join(paths.root, declared)), target, paths.store)
+
+
+def _link(link: Path, target: Path, store: Path) -> None:
+    wanted = os.path.relpath(target, link.parent)
+    try:
+        if os.readlink(link) == wanted:
+            return
+    except OSError:
+        pass
+    if os.path.lexists(link) and not leads_into(link, store):
+        raise ArtifactError(
+            f"{link} is not a link of nexa_hpc; it is left alone",
+            hint="move it away, then run `nexa-hpc pipeline resume`",
+        )
+    atomic.replace_link(link, wanted)
+
+
+def leads_into(link: Path, store: Path) -> bool:
+    """Return whether `link` is a symlink that points into `store`, whether or not its target exists."""
+    if not link.is_symlink():
+        return False
+    target = Path(os.path.normpath(link.parent / os.readlink(link)))
+    return target.is_relative_to(store)

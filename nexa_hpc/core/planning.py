@@ -1,0 +1,192 @@
+"""Planning: from a pipeline document to instances with keys and decisions, before anything is written.
+
+`make_plan` checks everything that can be checked and reports all problems at once; it computes every
+key in graph order and decides for each step whether it runs, and why. Called by `advance.start_run`
+(which records the plan) and by `plan`, `why` and `viz` (which only show it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from nexa_hpc.core import spec as documents
+from nexa_hpc.core.checks import Drafts, PlanRequest, check_steps
+from nexa_hpc.core.code import imported_sources
+from nexa_hpc.core.decisions import Decider
+from nexa_hpc.core.digests import Digester, host_name
+from nexa_hpc.core.graph import Graph, build_graph, check_graph
+from nexa_hpc.core.handlers import SINGLE_OUTPUT, Handler
+from nexa_hpc.core.inputs import ResolvedInput, Resolver
+from nexa_hpc.core.instances import Instance
+from nexa_hpc.core.keys import key_document, step_key
+from nexa_hpc.core.outs import check_outs
+from nexa_hpc.core.registry import Registry
+from nexa_hpc.errors import NexaError, Problem, SpecError, UnsupportedError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do: instances in graph order, and what the user should know."""
+
+    pipeline: str
+    instances: Mapping[str, Instance]
+    graph: Graph
+    warnings: tuple[str, ...] = ()
+
+    def to_run(self) -> list[Instance]:
+        """Return the instances that are not skipped."""
+        return [instance for instance in self.instances.values() if instance.action == "RUN"]
+
+
+def make_plan(request: PlanRequest) -> Plan:
+    """Check everything, compute the keys and decide; writes nothing but the digest memory.
+
+    Raises SpecError with every problem found, UnsupportedError when what is left is only what this
+    version does not do.
+    """
+    drafts = check_steps(request)
+    drafts.problems += check_outs(
+        request.spec, request.document, request.paths, request.settings.allow_absolute_out
+    )
+    implied = {
+        step: [r.step for r in references if r.step is not None]
+        for step, references in drafts.references.items()
+    }
+    drafts.problems += check_graph(request.spec.steps, implied, request.document)
+    _raise_problems(drafts.problems, drafts.unsupported)
+    graph = build_graph(request.spec.steps, implied)
+    instances = _Keys(request, drafts, graph).instances()
+    return Plan(request.spec.name, instances, graph, tuple(drafts.warnings))
+
+
+def _raise_problems(problems: Sequence[Problem], unsupported: Sequence[Problem]) -> None:
+    if problems:
+        raise SpecError([*problems, *unsupported])
+    if unsupported:
+        raise UnsupportedError("\n".join(str(problem) for problem in unsupported))
+
+
+class _Keys:
+    """Computes keys and decisions in graph order."""
+
+    def __init__(self, request: PlanRequest, drafts: Drafts, graph: Graph) -> None:
+        self._request = request
+        self._drafts = drafts
+        self._graph = graph
+        paths = request.paths
+        self._steps = {step.id: step for step in request.spec.steps}
+        self._digester = Digester(
+            paths.remembered_digests(host_name()), limit_gb=request.settings.hash_limit_gb
+        )
+        self._resolver = Resolver(Registry(paths.registry), self._digester)
+        self._roots = paths.named_roots()
+        self._keys: dict[str, str] = {}
+        self._problems: list[Problem] = []
+        self._code: dict[str, dict[str, str]] = {}
+
+    def instances(self) -> dict[str, Instance]:
+        """Return the instances in graph order; raises SpecError when an input cannot be digested."""
+        found: dict[str, Instance] = {}
+        decider = Decider(self._request.spec.name, self._request.paths, self._drafts.handlers)
+        for step_id in self._graph.order:
+            draft = self._instance(self._steps[step_id])
+            if draft is not None:
+                decision = decider.decide(draft, found)
+                found[step_id] = replace(draft, action=decision.action, reason=decision.reason)
+        _raise_problems(self._problems, ())
+        self._digester.save()
+        return found
+
+    def _instance(self, step: documents.Step) -> Instance | None:
+        handler = self._drafts.handlers[step.id]
+        inputs = self._inputs(step, handler)
+        code = self._code_digests(step, handler)
+        params = dict(handler.resolve(self._drafts.views[step.id]))
+        env = step.env.model_dump(exclude_none=True)
+        if inputs is None or code is None:
+            # Keys below this step cannot be told; its problem is reported instead of theirs.
+            self._keys[step.id] = ""
+            return None
+        document = key_document(
+            uses=step.uses,
+            handler_version=handler.version,
+            backend=step.backend,
+            scheduler=step.scheduler,
+            params={n: v for n, v in params.items() if n not in {i.name for i in inputs}},
+            inputs={i.name: i.source for i in inputs},
+            outputs=step.outputs,
+            cache_hint=step.cache_hint,
+            env={n: env[n] for n in ("container", "variables") if env.get(n)},
+            code=code,
+            rerun=self._request.reruns.get(step.id, 0),
+            roots=self._roots,
+        )
+        self._keys[step.id] = key = step_key(document)
+        return Instance(
+            step=step.id,
+            key=key,
+            uses=step.uses,
+            kind=handler.kind,
+            backend=step.backend,
+            scheduler=self._request.scheduler or step.scheduler or "local",
+            effect=handler.effect,
+            params=params,
+            inputs={i.name: i.handed for i in inputs},
+            sources={i.name: i.source for i in inputs},
+            outputs=_outputs(step, handler),
+            parents=tuple(self._graph.parents[step.id]),
+            env={name: value for name, value in env.items() if value},
+            resources=step.resources.model_dump(exclude_none=True),
+            labels={**self._request.spec.labels, **step.labels},
+            document=document,
+            action="",
+            reason="",
+        )
+
+    def _inputs(self, step: documents.Step, handler: Handler) -> list[ResolvedInput] | None:
+        found: list[ResolvedInput] = []
+        whole = True
+        for reference in self._drafts.references[step.id]:
+            try:
+                found.append(self._resolver.resolve(reference, self._keys, handler))
+            except (NexaError, OSError) as error:
+                whole = False
+                self._note(step, reference.place, error)
+        return found if whole else None
+
+    def _code_digests(self, step: documents.Step, handler: Handler) -> dict[str, str] | None:
+        """Return source file -> digest: what the handler imports of the project, and its `code`."""
+        project = self._request.paths.root
+        try:
+            if ":" in step.uses:
+                return self._module_digests(step.uses.partition(":")[0])
+            listed = [name for param in handler.code_params for name in step.params.get(param, ())]
+            return {name: self._digester.digest(project / name).sha256 for name in listed}
+        except (NexaError, OSError) as error:
+            self._note(step, "uses" if ":" in step.uses else "params.code", error)
+            return None
+
+    def _module_digests(self, module: str) -> dict[str, str]:
+        if module not in self._code:
+            project = self._request.paths.root
+            self._code[module] = {
+                file.relative_to(project).as_posix(): self._digester.digest(file).sha256
+                for file in imported_sources(module, project)
+            }
+        return self._code[module]
+
+    def _note(self, step: documents.Step, key: str, error: Exception) -> None:
+        self._problems.append(self._request.problem(step, key, _with_hint(error)))
+
+
+def _with_hint(error: Exception) -> str:
+    hint = getattr(error, "hint", None)
+    return f"{error} ({hint})" if hint else str(error)
+
+
+def _outputs(step: documents.Step, handler: Handler) -> dict[str, Any]:
+    if handler.effect:
+        return {}
+    return dict(step.outputs) or {SINGLE_OUTPUT: None}

@@ -1,0 +1,104 @@
+"""The records of the attempts at one step key: claim, start and end, each a file created once.
+
+    records/<hh>/<key>/<n>.claim.json   who may make attempt n: run, step, scheduler, driver, log
+    records/<hh>/<key>/<n>.start.json   where and when it started
+    records/<hh>/<key>/<n>.end.json     how it ended; whoever creates it first has the last word
+
+Attempt n is claimed before it is started or submitted; a claim that exists is somebody else's, and is
+adopted. Attempt n+1 is claimed only when n has an end record, which whoever proves that n's process is
+gone may write for it (`lost`): a late writer then finds its place taken. Called by `advance` and by the
+worker. Standard library alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from nexa_hpc.core import atomic
+from nexa_hpc.core.reading import list_names, read_json_or_none
+from nexa_hpc.core.states import Reason, State
+
+_PARTS = ("claim", "start", "end")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at an instance, as recorded so far."""
+
+    number: int
+    claim: Mapping[str, Any]
+    start: Mapping[str, Any] | None
+    end: Mapping[str, Any] | None
+
+    @property
+    def state(self) -> State:
+        """What the records alone say; a live process or Slurm may know better."""
+        if self.end is not None:
+            return State(self.end["state"])
+        return State.RUNNING if self.start is not None else State.SUBMITTED
+
+
+def now() -> str:
+    """Return the time for people to read; nothing is ever ordered by it."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def read_attempts(folder: Path) -> list[Attempt]:
+    """Return the attempts recorded in `folder`, oldest first, from one listing."""
+    found: dict[int, set[str]] = {}
+    for name in list_names(folder):
+        number, _, rest = name.partition(".")
+        part = rest.removesuffix(".json")
+        if number.isdigit() and part in _PARTS and rest.endswith(".json"):
+            found.setdefault(int(number), set()).add(part)
+    return [_read_attempt(folder, number, found[number]) for number in sorted(found)]
+
+
+def newest_number(folder: Path) -> int:
+    """Return the number of the newest attempt that has ended, or 0."""
+    ended = [attempt.number for attempt in read_attempts(folder) if attempt.end is not None]
+    return max(ended, default=0)
+
+
+def claim(folder: Path, number: int, content: Mapping[str, Any]) -> bool:
+    """Claim attempt `number`, or return False when somebody else has."""
+    return atomic.create_once(_path(folder, number, "claim"), {"claimed_at": now(), **content})
+
+
+def start(folder: Path, number: int, content: Mapping[str, Any]) -> bool:
+    """Record that attempt `number` runs; False when it was recorded before (a requeue)."""
+    return atomic.create_once(_path(folder, number, "start"), {"started_at": now(), **content})
+
+
+def end(
+    folder: Path,
+    number: int,
+    state: State,
+    *,
+    reason: Reason | None = None,
+    message: str = "",
+) -> bool:
+    """Record how attempt `number` ended; False when its end was recorded before, and stands."""
+    content = {
+        "ended_at": now(),
+        "state": state.value,
+        "reason": reason.value if reason else None,
+        "message": message,
+    }
+    return atomic.create_once(_path(folder, number, "end"), content)
+
+
+def _read_attempt(folder: Path, number: int, parts: set[str]) -> Attempt:
+    contents = {
+        part: read_json_or_none(_path(folder, number, part)) if part in parts else None
+        for part in _PARTS
+    }
+    return Attempt(number, contents["claim"] or {}, contents["start"], contents["end"])
+
+
+def _path(folder: Path, number: int, part: str) -> Path:
+    return folder / f"{number}.{part}.json"

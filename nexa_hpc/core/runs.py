@@ -1,0 +1,219 @@
+"""Runs: what was asked, what was decided, and which attempts belong to the present round.
+
+A run's folder appears whole, by one rename, under the next free number. A *round* is the run's own
+beginning or one `resume`: it notes the newest ended attempt of each key, so that a failure from before it
+is tried again, and one since then is an answer. Called by `advance`, `status` and the other commands.
+Standard library alone.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nexa_hpc.core import atomic
+from nexa_hpc.core.instances import Instance
+from nexa_hpc.core.paths import PipelinePaths, ProjectPaths, RunPaths
+from nexa_hpc.core.reading import list_names, read_json, read_json_or_none
+from nexa_hpc.core.records import newest_number, now
+from nexa_hpc.errors import StateError, UnknownNameError, nearest
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """One submission of a pipeline, as recorded."""
+
+    paths: ProjectPaths
+    place: RunPaths
+
+    @property
+    def id(self) -> str:
+        """The run's id, `<pipeline>-<number>`."""
+        return self.place.run_id
+
+    @property
+    def pipeline(self) -> str:
+        """The pipeline's name."""
+        return self.place.pipeline.name
+
+    @cached_property
+    def request(self) -> Mapping[str, Any]:
+        """What was asked: `file`, `document`, `file_digest`, `scheduler`, `user`, `host`, `created_at`."""
+        request: Mapping[str, Any] = read_json(self.place.request)
+        return request
+
+    @cached_property
+    def instances(self) -> Mapping[str, Instance]:
+        """The plan's instances by step id, in graph order."""
+        return read_instances(self.place)
+
+    def attempts_before(self) -> Mapping[str, int]:
+        """Return key -> the newest attempt that had ended before the present round."""
+        rounds = _round_numbers(self.place)
+        if not rounds:
+            return {}
+        present: Mapping[str, int] = read_json(_round_file(self.place, rounds[-1]))[
+            "attempts_before"
+        ]
+        return present
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` has left its marker since the present round began."""
+        return self.place.cancelled.name in list_names(self.place.folder)
+
+
+def create_run(
+    paths: ProjectPaths, pipeline: str, request: Mapping[str, Any], instances: Iterable[Instance]
+) -> Run:
+    """Record a new run, whole, under the next free number."""
+    home = paths.pipeline(pipeline)
+    planned = list(instances)
+    staged = RunPaths(atomic.temporary_beside(home.runs / pipeline))
+    atomic.make_folder(staged.folder)
+    content = {
+        "format": FORMAT,
+        "created_at": now(),
+        "user": getpass.getuser(),
+        "host": socket.gethostname(),
+        "paths": paths.to_json(),
+        **request,
+    }
+    atomic.write_json(staged.request, content)
+    plan = {"format": FORMAT, "instances": [instance.to_json() for instance in planned]}
+    atomic.write_json(staged.plan, plan)
+    _write_round(staged, 1, paths, planned)
+    number = max(_numbers(home), default=0) + 1
+    while not atomic.rename_folder(staged.folder, home.run(f"{pipeline}-{number}").folder):
+        number += 1
+    return Run(paths, home.run(f"{pipeline}-{number}"))
+
+
+def begin_round(run: Run) -> None:
+    """Begin another round of `run`: what failed or was cancelled so far may be tried again."""
+    number = max(_round_numbers(run.place), default=0) + 1
+    while not _write_round(run.place, number, run.paths, run.instances.values()):
+        number += 1
+    run.place.cancelled.unlink(missing_ok=True)
+
+
+def mark_cancelled(run: Run) -> bool:
+    """Leave the marker that ends the present round; False when it was there."""
+    content = {"at": now(), "by": getpass.getuser(), "from": socket.gethostname()}
+    return atomic.create_once(run.place.cancelled, content)
+
+
+def read_instances(place: RunPaths) -> dict[str, Instance]:
+    """Return the instances of a run's plan by step id."""
+    plan = read_json(place.plan)
+    if plan.get("format") != FORMAT:
+        raise StateError(
+            f"{place.plan}: written in format {plan.get('format')}; this version reads {FORMAT}",
+            hint="run the pipeline again: results are found by their keys",
+        )
+    found = [Instance.from_json(value) for value in plan["instances"]]
+    return {instance.step: instance for instance in found}
+
+
+def run_ids(pipeline: PipelinePaths) -> list[str]:
+    """Return the ids of the runs of `pipeline`, oldest first."""
+    return [f"{pipeline.name}-{number}" for number in _numbers(pipeline)]
+
+
+def newest_run(paths: ProjectPaths, pipeline: str) -> Run | None:
+    """Return the newest run of `pipeline`, or None when it has not run here."""
+    ids = run_ids(paths.pipeline(pipeline))
+    return Run(paths, paths.pipeline(pipeline).run(ids[-1])) if ids else None
+
+
+def all_runs(paths: ProjectPaths) -> list[Run]:
+    """Return every run of the project, the newest of each pipeline last."""
+    return [
+        Run(paths, pipeline.run(run_id))
+        for pipeline in paths.pipelines()
+        for run_id in run_ids(pipeline)
+    ]
+
+
+def find_run(paths: ProjectPaths, name: str | None) -> Run:
+    """Return the run that a user's word names: a run id, a pipeline, a file, or None for the newest.
+
+    Raises UnknownNameError, naming the nearest run.
+    """
+    newest = [run for p in paths.pipelines() if (run := newest_run(paths, p.name)) is not None]
+    if name is None:
+        if not newest:
+            raise UnknownNameError(
+                f"nothing has run in {paths.root}", hint="nexa-hpc pipeline run FILE"
+            )
+        return max(newest, key=lambda run: str(run.request["created_at"]))
+    pipeline, _, number = name.rpartition("-")
+    place = paths.pipeline(pipeline or name).run(name)
+    if number.isdigit() and place.plan.is_file():
+        return Run(paths, place)
+    for run in newest:
+        if name == run.pipeline or is_file_of(run, name):
+            return run
+    known = [run.pipeline for run in newest] + [run.id for run in newest]
+    raise UnknownNameError(
+        f"no run, pipeline or file that has run here: {name}" + nearest(name, known),
+        hint="nexa-hpc pipeline list",
+    )
+
+
+def is_file_of(run: Run, name: str) -> bool:
+    """Return whether `name`, from the current folder or the root, is the file that `run` came from."""
+    file = run.request.get("file")
+    if file is None:
+        return False
+    recorded = os.path.realpath(run.paths.root / file)
+    return recorded in (os.path.realpath(name), os.path.realpath(run.paths.root / name))
+
+
+def rerun_counts(pipeline: PipelinePaths) -> dict[str, int]:
+    """Return step id -> how often a `rerun --from` has reached it."""
+    folder = pipeline.reruns("x").parent
+    counts = {step: len(list_names(pipeline.reruns(step))) for step in list_names(folder)}
+    return {step: count for step, count in counts.items() if count}
+
+
+def raise_rerun_count(pipeline: PipelinePaths, step: str, count: int) -> None:
+    """Raise the rerun count of `step` to `count`, unless somebody else just did."""
+    content = {"at": now(), "by": getpass.getuser()}
+    atomic.create_once(pipeline.reruns(step) / f"{count}.json", content)
+
+
+def _numbers(pipeline: PipelinePaths) -> list[int]:
+    prefix = f"{pipeline.name}-"
+    names = [name.removeprefix(prefix) for name in list_names(pipeline.runs)]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def _round_numbers(place: RunPaths) -> list[int]:
+    return sorted(int(name[:-5]) for name in list_names(place.rounds) if name.endswith(".json"))
+
+
+def _round_file(place: RunPaths, number: int) -> Path:
+    return place.rounds / f"{number}.json"
+
+
+def _write_round(
+    place: RunPaths, number: int, paths: ProjectPaths, instances: Iterable[Instance]
+) -> bool:
+    ended = {i.key: newest_number(paths.records(i.key)) for i in instances if i.action != "SKIP"}
+    content = {"begun_at": now(), "attempts_before": {k: n for k, n in ended.items() if n}}
+    return atomic.create_once(_round_file(place, number), content)
+
+
+def last_cancel(run: Run) -> Mapping[str, Any] | None:
+    """Return who cancelled the present round, when and from where, or None."""
+    marker: Mapping[str, Any] | None = read_json_or_none(run.place.cancelled)
+    return marker

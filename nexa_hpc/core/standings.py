@@ -1,0 +1,111 @@
+"""The fold: what is true of each instance of a run, from the store, the records and the processes.
+
+Precedence: valid COMPLETE > live process > newest attempt's end record > lost. Called by `advance`
+before every decision, and by `status`. Standard library alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nexa_hpc.core.drivers import Driver, Life, Watch
+from nexa_hpc.core.instances import SKIP, Instance
+from nexa_hpc.core.records import Attempt, read_attempts
+from nexa_hpc.core.results import find_result
+from nexa_hpc.core.runs import Run
+from nexa_hpc.core.states import Reason, Standing, State
+
+
+@dataclass(frozen=True)
+class Truth:
+    """An instance's standing, and the attempt that it rests on."""
+
+    standing: Standing
+    attempt: Attempt | None = None
+    life: Life | None = None
+    """Of the attempt's driver, where the attempt has no end record."""
+
+
+def fold(run: Run, instance: Instance, before: Mapping[str, int], watch: Watch) -> Truth:
+    """Return what is true of `instance`; `before` is `run.attempts_before()`."""
+    attempts = read_attempts(run.paths.records(instance.key))
+    newest = attempts[-1] if attempts else None
+    if _is_done(run, instance):
+        planned_skip = instance.action == SKIP
+        state = State.SKIPPED if planned_skip else State.COMPLETED
+        return Truth(_standing(state, None if planned_skip else newest, instance.reason), newest)
+    if newest is None:
+        return Truth(Standing(State.PENDING))
+    if newest.end is None:
+        return _unended(newest, watch)
+    if newest.number <= before.get(instance.key, 0):
+        return Truth(Standing(State.PENDING), newest)
+    return Truth(_ended(newest, instance), newest)
+
+
+def fold_all(run: Run, watch: Watch | None = None) -> dict[str, Standing]:
+    """Return step id -> standing for the whole run, BLOCKED ones derived."""
+    observer = watch or Watch(run.paths.state)
+    before = run.attempts_before()
+    found: dict[str, Standing] = {}
+    for step, instance in run.instances.items():
+        standing = fold(run, instance, before, observer).standing
+        if standing.state is State.PENDING:
+            standing = blocked(instance, found) or standing
+        found[step] = standing
+    return found
+
+
+def blocked(instance: Instance, above: Mapping[str, Standing]) -> Standing | None:
+    """Return a BLOCKED standing when a step above `instance` has failed, else None."""
+    for parent in instance.parents:
+        if above[parent].state in (State.FAILED, State.BLOCKED, State.CANCELLED):
+            word = above[parent].state.value.lower()
+            return Standing(State.BLOCKED, message=f"step '{parent}' is {word}")
+    return None
+
+
+def _is_done(run: Run, instance: Instance) -> bool:
+    if instance.effect:
+        return instance.action == SKIP
+    return find_result(instance, run.paths).artifact is not None
+
+
+def _unended(attempt: Attempt, watch: Watch) -> Truth:
+    driver = Driver.from_json(attempt.claim["driver"])
+    life = watch.life(driver)
+    if life is Life.ENDED:
+        message = f"process {driver} is gone and left no end record"
+        standing = _standing(State.FAILED, attempt, message, Reason.LOST.value)
+        return Truth(standing, attempt, life)
+    message = f"in run {attempt.claim.get('run')} on {driver}"
+    if life is Life.UNKNOWN:
+        message += ", not heard of yet"
+    return Truth(_standing(attempt.state, attempt, message), attempt, life)
+
+
+def _ended(attempt: Attempt, instance: Instance) -> Standing:
+    assert attempt.end is not None
+    state = State(attempt.end["state"])
+    if state is State.COMPLETED and not instance.effect:
+        # It was published, and is no longer there: purged, or not visible on this node yet.
+        return Standing(State.PENDING, message="its result is not in the store")
+    return _standing(state, attempt, attempt.end["message"], attempt.end["reason"])
+
+
+def _standing(
+    state: State, attempt: Attempt | None, message: str, reason: str | None = None
+) -> Standing:
+    if attempt is None:
+        return Standing(state, message=message)
+    return Standing(
+        state,
+        attempt=attempt.number,
+        reason=reason,
+        message="" if state is State.COMPLETED else message,
+        job=attempt.claim.get("job"),
+        started_at=(attempt.start or {}).get("started_at"),
+        ended_at=(attempt.end or {}).get("ended_at"),
+        log=attempt.claim.get("log"),
+    )

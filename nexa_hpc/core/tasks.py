@@ -1,0 +1,94 @@
+"""Builds the `Task` that a handler's `run` or `holds` gets from a recorded instance.
+
+Called by planning (for effects) and by the worker. Standard library alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nexa_hpc.core.checkpoints import Checkpoint
+from nexa_hpc.core.handlers import Progress, Task
+from nexa_hpc.core.instances import Instance, artifact_paths
+from nexa_hpc.core.paths import ProjectPaths
+
+Instances = Mapping[str, Instance]
+
+
+def make_task(
+    instance: Instance,
+    instances: Instances,
+    paths: ProjectPaths,
+    *,
+    attempt: int = 0,
+    outputs: Mapping[str, Path] | None = None,
+    work_dir: Path | None = None,
+    resume: Checkpoint | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Task:
+    """Return the task for one attempt at `instance`; `instances` holds its whole plan by step id."""
+    return Task(
+        step_id=instance.step,
+        uses=instance.uses,
+        backend=instance.backend,
+        key=instance.key,
+        attempt=attempt,
+        params=instance.params,
+        inputs=input_paths(instance, instances, paths),
+        revisions={
+            name: handed["revision"]
+            for name, handed in instance.inputs.items()
+            if "revision" in handed
+        },
+        outputs=outputs or {},
+        work_dir=work_dir or paths.work_of(instance.key),
+        resume=resume,
+        resources=instance.resources,
+        project=paths.root,
+        registry=paths.registry,
+        upstream=_upstream(instance, instances, paths),
+        labels=instance.labels,
+        on_progress=on_progress,
+    )
+
+
+def input_paths(
+    instance: Instance, instances: Instances, paths: ProjectPaths
+) -> dict[str, Path]:
+    """Return input name -> absolute path; steps' results are named by their place in the store."""
+    found = {}
+    for name, handed in instance.inputs.items():
+        if "path" in handed:
+            found[name] = Path(handed["path"])
+        elif "step" in handed:
+            found[name] = step_path(handed, instances, paths)
+    return found
+
+
+def step_path(handed: Mapping[str, Any], instances: Instances, paths: ProjectPaths) -> Path:
+    """Return where the result that `handed` names lies, or will lie, in the store."""
+    producer = instances[handed["step"]]
+    folder = artifact_paths(paths, producer.key, [handed["output"]])[handed["output"]]
+    return folder / handed["below"] if handed["below"] else folder
+
+
+def _upstream(
+    instance: Instance, instances: Instances, paths: ProjectPaths
+) -> dict[str, Mapping[str, Any]]:
+    found: dict[str, Mapping[str, Any]] = {}
+    waiting = list(instance.parents)
+    while waiting:
+        step = waiting.pop()
+        if step in found:
+            continue
+        above = instances[step]
+        found[step] = {
+            "uses": above.uses,
+            "params": above.params,
+            "inputs": input_paths(above, instances, paths),
+            "key": above.key,
+        }
+        waiting.extend(above.parents)
+    return found

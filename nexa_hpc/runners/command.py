@@ -1,0 +1,246 @@
+"""`runners.command`: a shell command as a step.
+
+Params: `command` (text for bash, run with `-e -o pipefail` from the project root), `code` (files and
+folders digested into the key), `checkpoint: {glob, signal}`; every other param reaches the command as
+`$PARAM_<name>`. The text itself is literal: nothing is filled in by us. The command sees
+
+    $OUT             the folder to fill ($OUT_<name> for each of several outputs)
+    $WORK            scratch of this attempt
+    $RESUME          the newest earlier attempt's scratch with a sealed checkpoint, or empty
+    $IN_<name>       the path of each input
+    $PARAM_<name>    each other param: text as it is, true/false, anything nested as JSON
+    $PYTHON          the interpreter that runs nexa_hpc
+
+where characters of a name that a shell variable cannot hold are written `_`. With `checkpoint`, files
+matching `glob` below $WORK are sealed as soon as two looks a second apart find them unchanged, and once
+more when the command was asked to stop and did: write them under another name and rename them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nexa_hpc.core import checkpoints
+from nexa_hpc.core.handlers import SINGLE_OUTPUT, StepView, Task
+from nexa_hpc.errors import CommandError, nearest
+
+_OWN_PARAMS = ("command", "code", "checkpoint")
+_LOOK_EVERY_S = 1.0
+_STOP_GRACE_S = 30.0
+_CHECKPOINT_KEYS = ("glob", "signal")
+
+
+class CommandHandler:
+    """The handler behind `runners.command`."""
+
+    version = "1"
+    code_params = ("code",)
+
+    def validate(self, step: StepView) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with the params."""
+        command = step.params.get("command")
+        if not isinstance(command, str) or not command.strip():
+            yield "params.command", "is missing: the shell command to run, as text"
+        elif "\0" in command:
+            yield "params.command", "holds a NUL character"
+        if step.backend is not None:
+            yield "backend", "runners.command has no backends; remove it"
+        yield from _validate_code(step)
+        yield from _validate_checkpoint(step.params.get("checkpoint"))
+
+    def warn(self, step: StepView) -> Iterator[str]:
+        """Yield the project files that the command names and the key would not notice changing."""
+        known = [*_listed(step.params.get("code")), *map(str, step.inputs.values())]
+        roots = [_absolute(step.project, name) for name in known]
+        for word in _words(str(step.params.get("command", ""))):
+            path = _absolute(step.project, word)
+            inside = path.is_relative_to(step.project) and path.is_file()
+            if inside and not any(path.is_relative_to(root) for root in roots):
+                yield f"the command names {word}, which is not in the key; list it in `code`"
+
+    def run(self, task: Task) -> None:
+        """Run the command; raises CommandError when it does not exit with 0."""
+        process = subprocess.Popen(
+            [*_shell(), str(task.params["command"])],
+            cwd=task.project,
+            env={**os.environ, **command_variables(task)},
+            stdin=subprocess.DEVNULL,
+            # Its own process group, so that all it started can be stopped together.
+            start_new_session=True,
+        )
+        try:
+            code = _supervise(process, task)
+        except BaseException:
+            _stop(process, task)
+            raise
+        if code != 0:
+            raise CommandError(_describe_exit(code))
+
+
+handler = CommandHandler()
+
+
+def command_variables(task: Task) -> dict[str, str]:
+    """Return the environment variables that describe `task` to a command."""
+    variables = {
+        "WORK": str(task.work_dir),
+        "RESUME": str(task.resume.work_dir) if task.resume is not None else "",
+        "PYTHON": sys.executable,
+    }
+    for name, folder in task.outputs.items():
+        variables["OUT" if name == SINGLE_OUTPUT else f"OUT_{variable_name(name)}"] = str(folder)
+    for name, path in task.inputs.items():
+        variables[f"IN_{variable_name(name)}"] = str(path)
+    for name, value in task.params.items():
+        if name not in _OWN_PARAMS:
+            variables[f"PARAM_{variable_name(name)}"] = _as_text(value)
+    return variables
+
+
+def variable_name(name: str) -> str:
+    """Return `name` with every character that a shell variable cannot hold written `_`."""
+    return re.sub(r"\W", "_", name, flags=re.ASCII)
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _shell() -> list[str]:
+    bash = shutil.which("bash")
+    return [bash, "-e", "-o", "pipefail", "-c"] if bash else ["/bin/sh", "-e", "-c"]
+
+
+def _supervise(process: subprocess.Popen[bytes], task: Task) -> int:
+    """Wait for the command, sealing its checkpoints meanwhile, and return its exit code."""
+    pattern = _pattern(task)
+    if pattern is None:
+        return process.wait()
+    seen: dict[Path, tuple[Any, ...]] = {}
+    while True:
+        try:
+            return process.wait(_LOOK_EVERY_S)
+        except subprocess.TimeoutExpired:
+            seen = _seal_unchanged(task.work_dir, pattern, seen)
+
+
+def _pattern(task: Task) -> str | None:
+    checkpoint = task.params.get("checkpoint")
+    return str(checkpoint["glob"]) if checkpoint else None
+
+
+def _seal_unchanged(
+    work_dir: Path, pattern: str, seen: Mapping[Path, tuple[Any, ...]]
+) -> dict[Path, tuple[Any, ...]]:
+    """Seal each match that is as it was at the last look; return what is seen now."""
+    now: dict[Path, tuple[Any, ...]] = {}
+    for path in sorted(work_dir.glob(pattern), key=lambda path: path.stat().st_mtime):
+        state = _state(path)
+        sealed = (*state, "sealed")
+        if seen.get(path) == sealed:
+            now[path] = sealed
+        elif seen.get(path) == state:
+            checkpoints.seal(work_dir, path)
+            now[path] = sealed
+        else:
+            now[path] = state
+    return now
+
+
+def _state(path: Path) -> tuple[Any, ...]:
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return tuple((str(file), s.st_size, s.st_mtime_ns) for file in files for s in [file.stat()])
+
+
+def _stop(process: subprocess.Popen[bytes], task: Task) -> None:
+    """Ask the command and all it started to stop, seal what it leaves, and end the rest."""
+    checkpoint = task.params.get("checkpoint") or {}
+    asked = _signal_number(checkpoint.get("signal", "TERM"))
+    if process.poll() is None:
+        _signal_group(process, asked)
+        deadline = time.monotonic() + _STOP_GRACE_S
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+    stopped_by_itself = process.poll() is not None
+    _signal_group(process, signal.SIGKILL)
+    process.wait()
+    pattern = _pattern(task)
+    if pattern is not None and stopped_by_itself:
+        for path in sorted(task.work_dir.glob(pattern), key=lambda path: path.stat().st_mtime):
+            checkpoints.seal(task.work_dir, path)
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _signal_number(name: Any) -> int:
+    text = str(name).upper()
+    return int(signal.Signals[text if text.startswith("SIG") else f"SIG{text}"])
+
+
+def _describe_exit(code: int) -> str:
+    if code >= 0:
+        return f"the command exited with {code}"
+    name = signal.Signals(-code).name
+    more = " (out of memory?)" if -code == signal.SIGKILL else ""
+    return f"the command was killed by {name}{more}"
+
+
+def _validate_code(step: StepView) -> Iterator[tuple[str, str]]:
+    code = step.params.get("code", [])
+    if not isinstance(code, list) or not all(isinstance(name, str) for name in code):
+        yield "params.code", "expected a list of files and folders"
+        return
+    for name in code:
+        path = _absolute(step.project, name)
+        if not path.is_relative_to(step.project):
+            yield "params.code", f"{name} lies outside the project"
+        elif not path.exists():
+            yield "params.code", f"no such file or folder: {name}"
+
+
+def _validate_checkpoint(checkpoint: Any) -> Iterator[tuple[str, str]]:
+    if checkpoint is None:
+        return
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("glob"), str):
+        yield "params.checkpoint", "expected {glob: …, signal: …}; `glob` is relative to $WORK"
+        return
+    for name in checkpoint:
+        if name not in _CHECKPOINT_KEYS:
+            yield f"params.checkpoint.{name}", f"unknown key{nearest(name, _CHECKPOINT_KEYS)}"
+    try:
+        _signal_number(checkpoint.get("signal", "TERM"))
+    except KeyError:
+        yield "params.checkpoint.signal", f"no such signal: {checkpoint['signal']}"
+    if Path(checkpoint["glob"]).is_absolute() or ".." in Path(checkpoint["glob"]).parts:
+        yield "params.checkpoint.glob", "must stay below $WORK"
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command, comments=True)
+    except ValueError:
+        return command.split()
+
+
+def _listed(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else []
+
+
+def _absolute(project: Path, name: str) -> Path:
+    return Path(os.path.abspath(project / name))

@@ -1,0 +1,63 @@
+"""The seam to whatever runs elements: one protocol, implemented by `local` and, later, by `slurm`.
+
+Called by `advance` alone.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from nexa_hpc.core.handlers import Progress
+from nexa_hpc.core.instances import Instance
+from nexa_hpc.core.runs import Run
+
+
+class JobState(enum.Enum):
+    """What a scheduler says of a job; a word that we do not know is UNKNOWN, never an end."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    ENDED = "ended"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Element:
+    """One claimed attempt at an instance, to be run somewhere."""
+
+    run: Run
+    instance: Instance
+    attempt: int
+    log: Path
+    on_output: Callable[[bytes], None] = lambda _: None
+    """Gets what the element prints, as it comes, where the scheduler can tell."""
+    on_progress: Callable[[Progress], None] = lambda _: None
+
+
+class Scheduler(Protocol):
+    """Runs elements. A handle is the text by which the scheduler knows a job."""
+
+    name: str
+
+    def submit(self, elements: Sequence[Element]) -> list[str]:
+        """Hand over claimed elements and return a handle for each; may block until they have ended.
+
+        Raises SchedulerError when nothing was handed over.
+        """
+        ...
+
+    def poll(self, handles: Iterable[str]) -> Mapping[str, JobState]:
+        """Ask once for the whole set."""
+        ...
+
+    def cancel(self, handles: Iterable[str]) -> None:
+        """End the jobs; unknown and ended ones are passed over."""
+        ...
+
+    def render(self, elements: Sequence[Element]) -> str:
+        """Return what `submit` would hand over, as text, by the same code."""
+        ...

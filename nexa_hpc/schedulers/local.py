@@ -1,0 +1,78 @@
+"""The local scheduler: elements run one after the other, in this process, with their output captured.
+
+The file descriptors 1 and 2 are redirected while an element runs, so that what its child processes and
+C libraries print is caught too: it goes to the attempt's log and, as it comes, to whoever watches.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from nexa_hpc.core import atomic
+from nexa_hpc.schedulers.base import Element, JobState
+
+_READ_BYTES = 1 << 16
+_DRAIN_S = 2.0
+
+
+class LocalScheduler:
+    """Runs elements in this process by calling `execute`, which records how they end."""
+
+    name = "local"
+
+    def __init__(self, execute: Callable[[Element], object]) -> None:
+        self._execute = execute
+
+    def submit(self, elements: Sequence[Element]) -> list[str]:
+        """Run the elements to their ends; raises Interrupted when one was stopped from outside."""
+        for element in elements:
+            with captured_output(element.log, element.on_output):
+                self._execute(element)
+        return [str(os.getpid()) for _ in elements]
+
+    def poll(self, handles: Iterable[str]) -> Mapping[str, JobState]:
+        """Every handle that `submit` returned has ended."""
+        return {handle: JobState.ENDED for handle in handles}
+
+    def cancel(self, handles: Iterable[str]) -> None:
+        """Nothing is left to end: a running element is stopped by the run's cancel marker."""
+
+    def render(self, elements: Sequence[Element]) -> str:
+        """Name the steps, in the order in which they run."""
+        return "\n".join(f"{e.instance.step}: in this process" for e in elements)
+
+
+@contextmanager
+def captured_output(log: Path, on_output: Callable[[bytes], None]) -> Iterator[None]:
+    """Send what this process and its children print to `log` and to `on_output` meanwhile."""
+    reader, writer = os.pipe()
+    pump = threading.Thread(target=_pump, args=(reader, log, on_output), daemon=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    os.dup2(writer, 1)
+    os.dup2(writer, 2)
+    os.close(writer)
+    pump.start()
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for fd, original in zip((1, 2), saved, strict=True):
+            os.dup2(original, fd)
+            os.close(original)
+        # A child that was left behind may hold the pipe open; it is not waited for.
+        pump.join(_DRAIN_S)
+
+
+def _pump(reader: int, log: Path, on_output: Callable[[bytes], None]) -> None:
+    with os.fdopen(reader, "rb", buffering=0) as source, atomic.open_log(log) as sink:
+        while chunk := source.read(_READ_BYTES):
+            sink.write(chunk)
+            on_output(chunk)
