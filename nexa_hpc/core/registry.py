@@ -74,27 +74,32 @@ class Registry:
             hint=f"run 'nexa-hpc models show {model}'",
         )
 
-    def resolve(self, reference: str) -> Version:
-        """Return the version that `reference` names (`name@tag`, `name@3`, `name@latest`, with or
-        without `models:` in front), its files being there.
+    def find(self, reference: str) -> Version:
+        """Return the version that `reference` names: `name@tag`, `name@3` or `name@latest`, with or
+        without `models:` in front; its files are not looked at.
 
-        Raises UnknownNameError with the nearest name, or ArtifactError when the files are gone.
+        Raises UnknownNameError with the nearest name.
         """
         named = Reference.parse(reference)
-        selector: int | str = named.selector
-        if named.tag is not None:
-            self._known(named.model)
-            tag = self.current(named.model, named.tag)
-            if tag is None or tag.version is None:
-                raise self._unknown_tag(named.model, named.tag)
-            selector = tag.version
-        version = self.version(named.model, selector)
+        if named.tag is None:
+            return self.version(named.model, named.selector)
+        self._known(named.model)
+        tag = self.current(named.model, named.tag)
+        if tag is None or tag.version is None:
+            raise self._unknown_tag(named.model, named.tag)
+        return self.version(named.model, tag.version)
+
+    def resolve(self, reference: str) -> Version:
+        """Return the version that `find` finds; raises ArtifactError when its files are gone."""
+        version = self.find(reference)
         self.open(version)
         return version
 
     def look(self, version: Version) -> Finding:
         """Say what is at the version's path: the registered artifact, or what is wrong."""
         finding = artifacts.look(version.path)
+        if finding.presence is Presence.FOREIGN:
+            return Finding(Presence.PURGED, reason="COMPLETE is gone")
         if finding.artifact is not None and finding.artifact.hash != version.artifact_hash:
             return Finding(Presence.PURGED, reason="another artifact has taken its place")
         return finding
@@ -148,6 +153,7 @@ class Registry:
 
     def tags(self, model: str) -> dict[str, int]:
         """Return where each tag of `model` points."""
+        self._known(model)
         current = [self.current(model, name) for name in self._files.tag_names(model)]
         return {tag.name: tag.version for tag in current if tag and tag.version is not None}
 
