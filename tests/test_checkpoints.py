@@ -41,8 +41,9 @@ def test_a_file_is_a_checkpoint_too(tmp_path: Path) -> None:
 
 
 def test_one_that_lost_bytes_or_files_is_passed_over(tmp_path: Path) -> None:
-    for name in ("first", "short", "gone"):
+    for name in ("first", "short", "gone", "in part"):
         checkpoints.seal(tmp_path, _checkpoint(tmp_path, name))
+    (tmp_path / "in part" / "model.bin").unlink()
     (tmp_path / "short" / "deep" / "optimizer.bin").write_text("w")
     shutil.rmtree(tmp_path / "gone")
     found = checkpoints.newest([tmp_path])
