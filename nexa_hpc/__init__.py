@@ -1,6 +1,7 @@
 """nexa_hpc: ML pipelines on a laptop or on Slurm, cached, atomic and resumable.
 
-The public names load on first use, so that the command line does not pay for those it does not need.
+The public names load on first use, so that the command line does not pay for those it does not
+need.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Outside the jobs: the driver, which is a function and not a process.
 
-`advance(run)` reads what is true, decides, starts what can be started, records it and returns. Calling
-it twice, from two places, or killing it anywhere does no harm: an attempt belongs to whoever created its
-claim, and a result to its key. `drive` calls it until nothing is left to do, as the login-node command
-and the Python interface do for local steps.
+`advance(run)` reads what is true, decides, starts what can be started, records it and returns.
+Calling it twice, from two places, or killing it anywhere does no harm: an attempt belongs to
+whoever created its claim, and a result to its key. `drive` calls it until nothing is left to do, as
+the login-node command and the Python interface do for local steps.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class View:
 def drive(run: Run, observer: Observer) -> dict[str, Standing]:
     """Advance `run` until every instance has settled, and return step id -> standing.
 
-    Waits for instances that another process runs. Raises Interrupted on Ctrl-C, SIGTERM or `cancel`,
-    after the projection was written; ArtifactError when a link could not be made.
+    Waits for instances that another process runs. Raises Interrupted on Ctrl-C, SIGTERM or
+    `cancel`, after the projection was written; ArtifactError when a link could not be made.
     """
     driver = Driver.this_process(run.place.drivers, run.paths.state)
     view = View(
@@ -174,9 +174,7 @@ def _next_attempt(run: Run, instance: Instance, truth: Truth) -> int:
     if truth.life is Life.ENDED:
         folder = run.paths.records(instance.key)
         message = truth.standing.message
-        records.end(
-            folder, truth.attempt.number, State.FAILED, reason=Reason.LOST, message=message
-        )
+        records.end(folder, truth.attempt.number, State.FAILED, reason=Reason.LOST, message=message)
     return truth.attempt.number + 1
 
 
@@ -212,9 +210,7 @@ def _start(view: View, instance: Instance, number: int) -> None:
 
 
 def _execute(element: Element) -> object:
-    return worker.execute(
-        element.run, element.instance.step, element.attempt, element.on_progress
-    )
+    return worker.execute(element.run, element.instance.step, element.attempt, element.on_progress)
 
 
 def _link(view: View, instance: Instance) -> None:

@@ -4,13 +4,12 @@
     run = Pipeline.from_yaml("pipelines/general_e2e.yaml").run()
     run.result("train")            # the folder of its artifact
 
-Planning and driving are elsewhere (`core.planning`, `advance`); here a pipeline's document, its project
-and its earlier runs come together.
+Planning and driving are elsewhere (`core.planning`, `advance`); here a pipeline's document, its
+project and its earlier runs come together.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 from nexa_hpc import advance
 from nexa_hpc.core import spec as documents
-from nexa_hpc.core.artifacts import open_artifact
+from nexa_hpc.core.artifacts import open_artifact, sha256_file
 from nexa_hpc.core.checks import PlanRequest
 from nexa_hpc.core.document import Document
 from nexa_hpc.core.handlers import find_handler
@@ -54,7 +53,8 @@ class Pipeline:
         labels: Mapping[str, str] | None = None,
         project: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Make a pipeline of `steps`; `project` is its root (default: as the command line finds it).
+        """Make a pipeline of `steps`; `project` is its root (default: as the command line finds
+        it).
 
         Raises SpecError when a field is wrong; what needs the whole is checked by `plan`.
         """
@@ -94,7 +94,8 @@ class Pipeline:
     def plan(self, *, scheduler: str | None = None, rerun_from: str | None = None) -> Plan:
         """Return what `run` would do; writes nothing.
 
-        Raises SpecError with every problem found, UnsupportedError for what this version does not do.
+        Raises SpecError with every problem found, UnsupportedError for what this version does not
+        do.
         """
         counts = rerun_counts(self.paths.pipeline(self.name))
         plan = self._plan(scheduler, counts)
@@ -145,9 +146,7 @@ class Pipeline:
 
     def file_digest(self) -> str | None:
         """Return the SHA-256 of the file, or None for a pipeline made in Python."""
-        if self.file is None:
-            return None
-        return hashlib.sha256(self.file.read_bytes()).hexdigest()
+        return sha256_file(self.file) if self.file is not None else None
 
     def _plan(self, scheduler: str | None, reruns: Mapping[str, int]) -> Plan:
         return make_plan(
@@ -198,8 +197,8 @@ class PipelineRun:
     def result(self, step: str, output: str | None = None) -> Path:
         """Return the folder of a step's artifact, in the store.
 
-        Raises UnknownNameError for a step or output that is not there, ArtifactError when there is no
-        result.
+        Raises UnknownNameError for a step or output that is not there, ArtifactError when there is
+        no result.
         """
         places = self._instance(step).artifact_paths(self._run.paths)
         if not places:
@@ -253,8 +252,8 @@ class _Silent:
 def _raised(plan: Plan, counts: Mapping[str, int], step: str) -> dict[str, int]:
     """Return the rerun counts under which `step` and all below it have new keys.
 
-    A step that reads a new result has one by itself; one that is only ordered after it needs its own
-    count raised.
+    A step that reads a new result has one by itself; one that is only ordered after it needs its
+    own count raised.
     """
     if step not in plan.instances:
         raise UnknownNameError(f"no step '{step}'" + nearest(step, plan.instances))

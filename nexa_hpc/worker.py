@@ -1,8 +1,8 @@
 """Inside an element: makes one claimed attempt at an instance and records how it ended.
 
-Reads the recorded, resolved step and never composes. Checks that upstream results are there and that
-inputs are what was planned, runs the handler, publishes, writes the end record. Called by the local
-scheduler in-process; standard library alone on the way to the handler.
+Reads the recorded, resolved step and never composes. Checks that upstream results are there and
+that inputs are what was planned, runs the handler, publishes, writes the end record. Called by the
+local scheduler in-process; standard library alone on the way to the handler.
 """
 
 from __future__ import annotations

@@ -77,7 +77,9 @@ def _references(registry: Registry, _: str, incomplete: str) -> Iterable[str]:
 
 
 _model = click.argument("model", shell_complete=_completes(_models))
-_reference = click.argument("reference", shell_complete=_completes(_references))
+_reference = click.argument(
+    "reference", metavar="MODEL@VERSION", shell_complete=_completes(_references)
+)
 _version = click.argument("version", shell_complete=_completes(_versions))
 _tag = click.argument("tag", shell_complete=_completes(_tags))
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
@@ -109,7 +111,9 @@ def group() -> None:
 )
 @click.pass_obj
 def register(session: Session, model: str, folder: Path, meta: Path | None) -> None:
-    """Make the artifact in FOLDER the next version of MODEL; once is enough.
+    """Make the artifact in FOLDER a version of MODEL.
+
+    Registering the same once more finds the version that is there.
 
     \b
     Example:
@@ -131,7 +135,7 @@ def register(session: Session, model: str, folder: Path, meta: Path | None) -> N
 @_reference
 @click.pass_obj
 def resolve(session: Session, reference: str) -> None:
-    """Print the folder of REFERENCE: name@tag, name@3 or name@latest.
+    """Print the folder of name@tag, name@3 or name@latest.
 
     One absolute path and nothing else goes to stdout, so that scripts can use it.
 
@@ -148,7 +152,9 @@ def resolve(session: Session, reference: str) -> None:
 @_tag
 @click.pass_obj
 def promote(session: Session, model: str, version: str, tag: str) -> None:
-    """Point TAG at a VERSION (a number or latest), once all its files are checked.
+    """Point TAG at a VERSION: a number, or latest.
+
+    Every byte of its files is checked before the tag moves.
 
     \b
     Example:
@@ -166,7 +172,9 @@ def promote(session: Session, model: str, version: str, tag: str) -> None:
 @_tag
 @click.pass_obj
 def rollback(session: Session, model: str, tag: str) -> None:
-    """Point TAG back at the version it had before; again, and it goes back one more.
+    """Point TAG back at the version it had before.
+
+    Once more, and it goes back one more.
 
     \b
     Example:
@@ -181,7 +189,9 @@ def rollback(session: Session, model: str, tag: str) -> None:
 @click.option("--tag", shell_complete=_completes(_tags), help="Remove this tag; its version stays.")
 @click.pass_obj
 def delete(session: Session, model: str, version: str | None, tag: str | None) -> None:
-    """Delete a VERSION that no tag points to, or a tag. Files in the store are not touched.
+    """Delete a VERSION that has no tag, or a tag.
+
+    Files in the store are not touched.
 
     \b
     Example:
@@ -228,11 +238,13 @@ def list_models(session: Session, as_json: bool) -> None:
 
 
 @group.command()
-@_reference
+@click.argument("reference", metavar="MODEL[@VERSION]", shell_complete=_completes(_references))
 @_as_json
 @click.pass_obj
 def show(session: Session, reference: str, as_json: bool) -> None:
-    """Show all versions of a model, or everything about one (name@tag, name@3, name@latest).
+    """Show a model's versions, or all about one.
+
+    One is named as name@tag, name@3 or name@latest.
 
     \b
     Example:
@@ -258,11 +270,11 @@ def show(session: Session, reference: str, as_json: bool) -> None:
             version.registered_by,
             registry.look(version).presence.value,
             models_view.figures(version),
-            session.paths.relative(version.path),
+            models_view.artifact_in_words(version, session.paths),
         ]
         for version in versions
     ]
-    print_table(["VERSION", "TAGS", "REGISTERED", "BY", "FILES", "META", "FOLDER"], rows)
+    print_table(["VERSION", "TAGS", "REGISTERED", "BY", "FILES", "META", "ARTIFACT"], rows)
 
 
 @group.command()
@@ -271,7 +283,7 @@ def show(session: Session, reference: str, as_json: bool) -> None:
 @_as_json
 @click.pass_obj
 def history(session: Session, model: str, tag: str, as_json: bool) -> None:
-    """Show every move of TAG, oldest first; the last line is where it points.
+    """Show every move of TAG, oldest first.
 
     \b
     Example:

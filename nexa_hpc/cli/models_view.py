@@ -10,10 +10,12 @@ from typing import Any
 import click
 
 from nexa_hpc.core.artifacts import Presence
+from nexa_hpc.core.paths import ProjectPaths
 from nexa_hpc.core.registry import Registry
 from nexa_hpc.core.registry_entries import Tag, Version
 
 _FIGURES_SHOWN = 3
+_KEY_SHOWN = 12
 
 
 def model_to_json(registry: Registry, model: str) -> dict[str, Any]:
@@ -64,6 +66,11 @@ def figures(version: Version) -> str:
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
     return " ".join(f"{name}={value:.4g}" for name, value in [*numbers.items()][:_FIGURES_SHOWN])
+
+
+def artifact_in_words(version: Version, paths: ProjectPaths) -> str:
+    """Return the start of the step key, as `artifacts list` shows it, or else the folder."""
+    return version.step_key[:_KEY_SHOWN] if version.step_key else paths.relative(version.path)
 
 
 def move_in_words(move: Tag) -> str:

@@ -1,4 +1,4 @@
-"""`python -m nexa_hpc.cli.orchestrate`, the original specification's form, is the same command line."""
+"""`python -m nexa_hpc.cli.orchestrate`, the original form, is the same command line."""
 
 from nexa_hpc.cli.main import main
 

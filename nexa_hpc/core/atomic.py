@@ -18,7 +18,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
@@ -158,3 +158,14 @@ def rename_folder(source: Path, target: Path) -> bool:
 def remove_tree(path: Path) -> None:
     """Remove a folder that nobody needs; what another client holds open (`.nfs…`) stays behind."""
     shutil.rmtree(path, ignore_errors=True)
+
+
+def open_log(path: Path) -> BinaryIO:
+    """Open the log at `path` for appending, unbuffered, so that a killed process loses no line of
+    it.
+
+    A log has one writer; it is not fsynced, and nothing is ever decided by it.
+    """
+    make_folder(path.parent)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, FILE_MODE)
+    return os.fdopen(fd, "ab", buffering=0)

@@ -1,7 +1,7 @@
 """The source files that a user's handler depends on: what goes into the key for `module:function`.
 
-Found by reading `import` statements, never by importing: every module that resolves to a file below the
-project root counts, and what it imports in turn; installed packages do not. Called by planning.
+Found by reading `import` statements, never by importing: every module that resolves to a file below
+the project root counts, and what it imports in turn; installed packages do not. Called by planning.
 Standard library alone.
 """
 
@@ -15,7 +15,8 @@ from nexa_hpc.errors import UserError
 
 
 def imported_sources(module: str, project: Path) -> list[Path]:
-    """Return the project files behind `module` and all its imports, sorted; empty if it is installed.
+    """Return the project files behind `module` and all its imports, sorted; empty if it is
+    installed.
 
     Raises UserError when one of them is not valid Python.
     """

@@ -33,9 +33,7 @@ class Decision:
 class Decider:
     """Decides for the steps of one pipeline, in graph order."""
 
-    def __init__(
-        self, pipeline: str, paths: ProjectPaths, handlers: Mapping[str, Handler]
-    ) -> None:
+    def __init__(self, pipeline: str, paths: ProjectPaths, handlers: Mapping[str, Handler]) -> None:
         self._paths = paths
         self._handlers = handlers
         self._history = History(paths.pipeline(pipeline), paths)
@@ -67,12 +65,10 @@ class Decider:
         return Decision(SKIP, f"holds: {held}") if held else Decision(RUN, "not done yet")
 
     def _why_new(self, instance: Instance, above: Mapping[str, Instance]) -> str:
-        last = self._history.last_document(instance.step)
+        last = self._history.last(instance.step, other_than=instance.key)
         if last is None:
             return "no result yet"
-        changed = differences(last, instance.document)
-        if not changed:
-            return "its result is no longer in the store"
+        changed = differences(last.document, instance.document)
         named = [in_words(difference, instance) for difference in changed]
         more = len(named) - _FIELDS_SHOWN
         return "; ".join(named[:_FIELDS_SHOWN]) + (f"; and {more} more" if more > 0 else "")

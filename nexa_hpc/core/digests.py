@@ -1,9 +1,9 @@
 """Digests of files and folders that go into a step key, remembered from call to call.
 
-A file's digest is remembered per host by size, mtime, ctime, inode and device. The memory is advisory:
-losing it costs time, never correctness; a file changed in the last minute is not remembered, for a
-second change within the timestamp's resolution would go unseen. Called by `inputs`. Standard library
-alone.
+A file's digest is remembered per host by size, mtime, ctime, inode and device. The memory is
+advisory: losing it costs time, never correctness; a file changed in the last minute is not
+remembered, for a second change within the timestamp's resolution would go unseen. Called by
+`inputs`. Standard library alone.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class Digester:
             raise UserError(
                 f"{path} holds {size_bytes / _BYTES_PER_GB:.1f} GB, more than paths.hash_limit_gb "
                 f"({self._limit_gb:g})",
-                hint="write {path: …, digest: stat} (sizes and times) or digest: none in the step's "
-                "`in`, or raise paths.hash_limit_gb in nexa.yaml",
+                hint="write {path: …, digest: stat} (sizes and times) or digest: none in the "
+                "step's `in`, or raise paths.hash_limit_gb in nexa.yaml",
             )
 
     def _file(self, path: Path, stat: os.stat_result) -> str:
@@ -105,8 +105,8 @@ def host_name() -> str:
 def _walk(path: Path) -> list[tuple[str, os.stat_result]]:
     """Return (relative name, stat) of every file at or below `path`, sorted; a file is named `.`.
 
-    Byte code is passed over: Python writes it whenever it likes. Links to folders are followed, unless
-    they lead back up.
+    Byte code is passed over: Python writes it whenever it likes. Links to folders are followed,
+    unless they lead back up.
     """
     if not path.is_dir():
         return [(".", path.stat())]

@@ -2,9 +2,9 @@
 
 A driver is a process of ours that runs steps itself (the local scheduler). On its own machine the
 kernel knows. From elsewhere only its heartbeat tells: a counter in a file that it replaces every
-`BEAT_INTERVAL_S`. An observer times the counter on its own monotonic clock, for no two hosts agree on
-the hour, and gives a change `SILENCE_S` to become visible (NFS repeats old answers for 60 s and more).
-Called by `advance`. Standard library alone.
+`BEAT_INTERVAL_S`. An observer times the counter on its own monotonic clock, for no two hosts agree
+on the hour, and gives a change `SILENCE_S` to become visible (NFS repeats old answers for 60 s and
+more). Called by `advance`. Standard library alone.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
 """What the earlier runs of a pipeline had: the last result of each step, to compare a new key with.
 
-Called by `decisions` and by `why`. Standard library alone.
+Called by `decisions` and by the command `why`. Standard library alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from nexa_hpc.core.artifacts import look
 from nexa_hpc.core.instances import Instance
@@ -24,16 +23,13 @@ class History:
         self._plans = self._read_plans(pipeline)
         self._read: list[Mapping[str, Instance]] = []
 
-    def last_document(self, step: str) -> Mapping[str, Any] | None:
-        """Return the key document of the newest result that `step` has had, or None."""
-        last = self.last(step)
-        return last.document if last is not None else None
-
-    def last(self, step: str) -> Instance | None:
-        """Return the newest instance of `step` that has had a result, or None."""
+    def last(self, step: str, *, other_than: str) -> Instance | None:
+        """Return the newest instance of `step` with another key that has had a result, or None."""
         for plan in self._newest_first():
             instance = plan.get(step)
-            if instance is not None and self._had_result(instance):
+            if instance is None or instance.key == other_than:
+                continue
+            if self._had_result(instance):
                 return instance
         return None
 

@@ -1,11 +1,12 @@
-"""What a step's inputs are: told from the document alone (`References`), then digested (`Resolver`).
+"""What a step's inputs are: told from the document alone (`References`), then digested
+(`Resolver`).
 
-An input is named in `in`, or in a param that its handler lists in `input_params`. Its text is, in this
-order: `models:name@tag`; `pkg://package/path`; another step's `out` or a path inside it; another step's
-id, alone or with a path below it (`prepare/train.jsonl`; the output's name first where it has several);
-a file or folder; for `model` and `dataset` params, a name on a hub. Called by planning, which needs all
-references before any digest: they imply edges, and a producing step's key is its result's digest.
-Standard library alone.
+An input is named in `in`, or in a param that its handler lists in `input_params`. Its text is, in
+this order: `models:name@tag`; `pkg://package/path`; another step's `out` or a path inside it;
+another step's id, alone or with a path below it (`prepare/train.jsonl`; the output's name first
+where it has several); a file or folder; for `model` and `dataset` params, a name on a hub. Called
+by planning, which needs all references before any digest: they imply edges, and a producing step's
+key is its result's digest. Standard library alone.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)
 
 @dataclass(frozen=True)
 class StepPlace:
-    """Where a declared step's results will be: its output names and the absolute paths of its `out`."""
+    """Where a declared step's results will be."""
 
     step: str
     outputs: Mapping[str, Path]
@@ -74,7 +75,9 @@ class References:
         self._root = root
         self._places = {place.step: place for place in places}
         self._outs = {
-            str(path): (place.step, name) for place in places for name, path in place.outputs.items()
+            str(path): (place.step, name)
+            for place in places
+            for name, path in place.outputs.items()
         }
 
     def of_step(self, step: Any, handler: Handler) -> Iterator[Reference | tuple[str, str]]:
@@ -107,9 +110,7 @@ class References:
         produced = self._produced(step, text)
         if produced is not None:
             producer, output, below = produced
-            return Reference(
-                name, place, text, "step", step=producer, output=output, below=below
-            )
+            return Reference(name, place, text, "step", step=producer, output=output, below=below)
         path = Path(os.path.abspath(self._root / text))
         if path.exists():
             return Reference(name, place, text, "path", digest, path=path)
@@ -161,8 +162,8 @@ class Resolver:
     ) -> ResolvedInput:
         """Return the digest of `reference`; `keys` holds the keys of all steps above.
 
-        Raises UserError for an unknown version or content too large to read, ArtifactError for a damaged
-        artifact.
+        Raises UserError for an unknown version or content too large to read, ArtifactError for a
+        damaged artifact.
         """
         if reference.kind == "step":
             return self._of_step(reference, keys)

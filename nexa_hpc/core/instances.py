@@ -1,7 +1,7 @@
 """An instance: a step with everything decided that its run needs, as a run's plan records it.
 
-Made by `planning`, read from `plan.json` by `advance`, the worker and `status`. Plain JSON, so that the
-worker and the light commands need neither the YAML nor its validation. Standard library alone.
+Made by `planning`, read from `plan.json` by `advance`, the worker and `status`. Plain JSON, so that
+the worker and the light commands need neither the YAML nor its validation. Standard library alone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Instance:
     sources: Mapping[str, Mapping[str, Any]]
     """Name -> what identifies its content, for `meta.json`."""
     outputs: Mapping[str, str | None]
-    """Output name -> declared path, relative to the root or absolute; None where none is declared."""
+    """Output name -> path as declared; None where none is declared."""
     parents: tuple[str, ...]
     """Steps that must have succeeded first."""
     env: Mapping[str, Any]
@@ -43,6 +43,8 @@ class Instance:
     labels: Mapping[str, str]
     document: Mapping[str, Any]
     """The document behind `key`."""
+    resolved: Mapping[str, str]
+    """What planning filled in: a param's visible default, a hub revision, a model version."""
     action: str
     """RUN or SKIP, as planned."""
     reason: str
@@ -66,6 +68,4 @@ class Instance:
 
 def artifact_paths(paths: ProjectPaths, key: str, outputs: Iterable[str]) -> dict[str, Path]:
     """Return output name -> the store's folder, for the outputs of `key`."""
-    return {
-        name: paths.artifact(key, None if name == SINGLE_OUTPUT else name) for name in outputs
-    }
+    return {name: paths.artifact(key, None if name == SINGLE_OUTPUT else name) for name in outputs}

@@ -1,8 +1,9 @@
-"""The step key: the SHA-256 that names a step's result before it exists, and the document behind it.
+"""The step key: the SHA-256 that names a step's result before it exists, and the document behind
+it.
 
-The document is plain JSON, lies in the artifact's `meta.json`, and explains a miss field by field. What
-it holds is the contract of ARCHITECTURE.md; a change of its form raises `FORMAT` and with it every key.
-Called by planning. Standard library alone.
+The document is plain JSON, lies in the artifact's `meta.json`, and explains a miss field by field.
+What it holds is the contract of ARCHITECTURE.md; a change of its form raises `FORMAT` and with it
+every key. Called by planning. Standard library alone.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ def key_document(
 ) -> dict[str, Any]:
     """Return the document behind a step key.
 
-    `inputs` maps a name to what identifies its content; `code` a source file to its digest; `env` holds
-    only what may change a result (container, variables). Text that starts with one of the named `roots`
-    enters as the root's name and the rest, so that a moved project keeps its results.
+    `inputs` maps a name to what identifies its content; `code` a source file to its digest; `env`
+    holds only what may change a result (container, variables). Text that starts with one of the
+    named `roots` enters as the root's name and the rest, so that a moved project keeps its results.
     """
     return {
         "format": FORMAT,

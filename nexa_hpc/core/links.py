@@ -1,7 +1,7 @@
 """The links that `out` names: `artifacts/checkpoints/x -> ../.store/ab/abcd…`, swapped by rename.
 
-A link is a view of the store, made and repaired by `advance`; nothing reads a result through it. What
-stands at its place and is not a link of ours is never touched. Standard library alone.
+A link is a view of the store, made and repaired by `advance`; nothing reads a result through it.
+What stands at its place and is not a link of ours is never touched. Standard library alone.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _link(link: Path, target: Path, store: Path) -> None:
 
 
 def leads_into(link: Path, store: Path) -> bool:
-    """Return whether `link` is a symlink that points into `store`, whether or not its target exists."""
+    """Return whether `link` is a symlink that points into `store`, dangling or not."""
     if not link.is_symlink():
         return False
     target = Path(os.path.normpath(link.parent / os.readlink(link)))

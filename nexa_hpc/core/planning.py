@@ -1,8 +1,9 @@
-"""Planning: from a pipeline document to instances with keys and decisions, before anything is written.
+"""Planning: from a pipeline document to instances with keys and decisions, before anything is
+written.
 
-`make_plan` checks everything that can be checked and reports all problems at once; it computes every
-key in graph order and decides for each step whether it runs, and why. Called by `advance.start_run`
-(which records the plan) and by `plan`, `why` and `viz` (which only show it).
+`make_plan` checks everything that can be checked and reports all problems at once; it computes
+every key in graph order and decides for each step whether it runs, and why. Called by
+`advance.start_run` (which records the plan) and by `plan`, `why` and `viz` (which only show it).
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class _Keys:
         self._code: dict[str, dict[str, str]] = {}
 
     def instances(self) -> dict[str, Instance]:
-        """Return the instances in graph order; raises SpecError when an input cannot be digested."""
+        """Return them in graph order; raises SpecError when an input cannot be digested."""
         found: dict[str, Instance] = {}
         decider = Decider(self._request.spec.name, self._request.paths, self._drafts.handlers)
         for step_id in self._graph.order:
@@ -141,6 +142,7 @@ class _Keys:
             resources=step.resources.model_dump(exclude_none=True),
             labels={**self._request.spec.labels, **step.labels},
             document=document,
+            resolved=_resolved(step, params, inputs),
             action="",
             reason="",
         )
@@ -190,3 +192,16 @@ def _outputs(step: documents.Step, handler: Handler) -> dict[str, Any]:
     if handler.effect:
         return {}
     return dict(step.outputs) or {SINGLE_OUTPUT: None}
+
+
+def _resolved(
+    step: documents.Step, params: Mapping[str, Any], inputs: Sequence[ResolvedInput]
+) -> dict[str, str]:
+    """Return what was filled in beyond what the document says, for people to read."""
+    found = {n: str(v) for n, v in params.items() if step.params.get(n) != v}
+    for resolved in inputs:
+        if resolved.handed.get("revision"):
+            found[resolved.name] = f"revision {resolved.handed['revision']}"
+        if "version" in resolved.handed:
+            found[resolved.name] = str(resolved.handed["version"])
+    return found

@@ -16,7 +16,7 @@ from nexa_hpc.core.states import Standing
 
 
 def project(run: Run, standings: Mapping[str, Standing]) -> dict[str, Any]:
-    """Return the projection: per step `status` and `cache_key`, job, attempt, reason, times, log."""
+    """Return the projection: per step `status`, `cache_key`, job, attempt, reason, times, log."""
     return {
         "format": 1,
         "pipeline": run.pipeline,

@@ -4,10 +4,10 @@
     records/<hh>/<key>/<n>.start.json   where and when it started
     records/<hh>/<key>/<n>.end.json     how it ended; whoever creates it first has the last word
 
-Attempt n is claimed before it is started or submitted; a claim that exists is somebody else's, and is
-adopted. Attempt n+1 is claimed only when n has an end record, which whoever proves that n's process is
-gone may write for it (`lost`): a late writer then finds its place taken. Called by `advance` and by the
-worker. Standard library alone.
+Attempt n is claimed before it is started or submitted; a claim that exists is somebody else's, and
+is adopted. Attempt n+1 is claimed only when n has an end record, which whoever proves that n's
+process is gone may write for it (`lost`): a late writer then finds its place taken. Called by
+`advance` and by the worker. Standard library alone.
 """
 
 from __future__ import annotations

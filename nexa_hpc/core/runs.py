@@ -1,9 +1,9 @@
 """Runs: what was asked, what was decided, and which attempts belong to the present round.
 
 A run's folder appears whole, by one rename, under the next free number. A *round* is the run's own
-beginning or one `resume`: it notes the newest ended attempt of each key, so that a failure from before it
-is tried again, and one since then is an answer. Called by `advance`, `status` and the other commands.
-Standard library alone.
+beginning or one `resume`: it notes the newest ended attempt of each key, so that a failure from
+before it is tried again, and one since then is an answer. Called by `advance`, `status` and the
+other commands. Standard library alone.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Run:
 
     @cached_property
     def request(self) -> Mapping[str, Any]:
-        """What was asked: `file`, `document`, `file_digest`, `scheduler`, `user`, `host`, `created_at`."""
+        """What was asked: `file`, its digest, the document, `scheduler`, who, where and when."""
         request: Mapping[str, Any] = read_json(self.place.request)
         return request
 
@@ -144,7 +144,8 @@ def all_runs(paths: ProjectPaths) -> list[Run]:
 
 
 def find_run(paths: ProjectPaths, name: str | None) -> Run:
-    """Return the run that a user's word names: a run id, a pipeline, a file, or None for the newest.
+    """Return the run that a user's word names: a run id, a pipeline, a file, or None for the
+    newest.
 
     Raises UnknownNameError, naming the nearest run.
     """
@@ -170,7 +171,7 @@ def find_run(paths: ProjectPaths, name: str | None) -> Run:
 
 
 def is_file_of(run: Run, name: str) -> bool:
-    """Return whether `name`, from the current folder or the root, is the file that `run` came from."""
+    """Return whether `name`, from here or from the root, is the file that `run` came from."""
     file = run.request.get("file")
     if file is None:
         return False

@@ -28,7 +28,7 @@ def make_task(
     resume: Checkpoint | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Task:
-    """Return the task for one attempt at `instance`; `instances` holds its whole plan by step id."""
+    """Return the task for one attempt at `instance`; `instances` is its whole plan by step id."""
     return Task(
         step_id=instance.step,
         uses=instance.uses,
@@ -54,9 +54,7 @@ def make_task(
     )
 
 
-def input_paths(
-    instance: Instance, instances: Instances, paths: ProjectPaths
-) -> dict[str, Path]:
+def input_paths(instance: Instance, instances: Instances, paths: ProjectPaths) -> dict[str, Path]:
     """Return input name -> absolute path; steps' results are named by their place in the store."""
     found = {}
     for name, handed in instance.inputs.items():

@@ -1,8 +1,8 @@
 """`runners.command`: a shell command as a step.
 
-Params: `command` (text for bash, run with `-e -o pipefail` from the project root), `code` (files and
-folders digested into the key), `checkpoint: {glob, signal}`; every other param reaches the command as
-`$PARAM_<name>`. The text itself is literal: nothing is filled in by us. The command sees
+Params: `command` (text for bash, run with `-e -o pipefail` from the project root), `code` (files
+and folders digested into the key), `checkpoint: {glob, signal}`; every other param reaches the
+command as `$PARAM_<name>`. The text itself is literal: nothing is filled in by us. The command sees
 
     $OUT             the folder to fill ($OUT_<name> for each of several outputs)
     $WORK            scratch of this attempt
@@ -11,9 +11,10 @@ folders digested into the key), `checkpoint: {glob, signal}`; every other param 
     $PARAM_<name>    each other param: text as it is, true/false, anything nested as JSON
     $PYTHON          the interpreter that runs nexa_hpc
 
-where characters of a name that a shell variable cannot hold are written `_`. With `checkpoint`, files
-matching `glob` below $WORK are sealed as soon as two looks a second apart find them unchanged, and once
-more when the command was asked to stop and did: write them under another name and rename them.
+where characters of a name that a shell variable cannot hold are written `_`. With `checkpoint`,
+files matching `glob` below $WORK are sealed as soon as two looks a second apart find them
+unchanged, and once more when the command was asked to stop and did: write them under another name
+and rename them.
 """
 
 from __future__ import annotations
@@ -243,4 +244,5 @@ def _listed(value: Any) -> list[str]:
 
 
 def _absolute(project: Path, name: str) -> Path:
-    return Path(os.path.abspath(project / name))
+    # Not `resolve`: a link inside the project is named by where it stands.
+    return Path(os.path.abspath(project / name))  # noqa: PTH100

@@ -1,7 +1,9 @@
-"""The local scheduler: elements run one after the other, in this process, with their output captured.
+"""The local scheduler: elements run one after the other, in this process, with their output
+captured.
 
-The file descriptors 1 and 2 are redirected while an element runs, so that what its child processes and
-C libraries print is caught too: it goes to the attempt's log and, as it comes, to whoever watches.
+The file descriptors 1 and 2 are redirected while an element runs, so that what its child processes
+and C libraries print is caught too: it goes to the attempt's log and, as it comes, to whoever
+watches.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ class LocalScheduler:
 
     def poll(self, handles: Iterable[str]) -> Mapping[str, JobState]:
         """Every handle that `submit` returned has ended."""
-        return {handle: JobState.ENDED for handle in handles}
+        return dict.fromkeys(handles, JobState.ENDED)
 
     def cancel(self, handles: Iterable[str]) -> None:
         """Nothing is left to end: a running element is stopped by the run's cancel marker."""

@@ -1,0 +1,52 @@
+"""Arguments that several commands share, and what the shell offers for them. Light."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
+
+from nexa_hpc.cli.session import Session
+from nexa_hpc.core.runs import Run, all_runs, find_run
+from nexa_hpc.errors import NexaError
+
+
+def _complete_run(
+    ctx: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    names = {name for run in _runs(ctx) for name in (run.id, run.pipeline)}
+    offered = [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
+    return [*offered, CompletionItem(incomplete, type="file")]
+
+
+def _complete_step(
+    ctx: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    try:
+        run = find_run(_session(ctx).paths, ctx.params.get("run"))
+        steps = run.instances
+    except (NexaError, OSError):
+        return []
+    return [CompletionItem(step) for step in steps if step.startswith(incomplete)]
+
+
+def _session(ctx: click.Context) -> Session:
+    # No command has run while a shell completes, so there is no session yet.
+    project = ctx.find_root().params.get("project")
+    return Session(Path(project) if project else None)
+
+
+def _runs(ctx: click.Context) -> list[Run]:
+    try:
+        return all_runs(_session(ctx).paths)
+    except (NexaError, OSError):
+        return []
+
+
+RUN_ARGUMENT = click.argument("run", required=False, shell_complete=_complete_run)
+STEP_ARGUMENT = click.argument("step", shell_complete=_complete_step)
+FILE_ARGUMENT = click.argument("file", type=click.Path(path_type=Path))
+FROM_OPTION = click.option(
+    "--from", "from_step", required=True, metavar="STEP", shell_complete=_complete_step
+)

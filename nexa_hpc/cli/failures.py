@@ -1,0 +1,60 @@
+"""How a run ended, told to a person: the counts, and what to do next about each failure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from nexa_hpc.cli.status import summary
+from nexa_hpc.core.artifacts import Presence
+from nexa_hpc.core.results import find_result
+from nexa_hpc.core.runs import Run
+from nexa_hpc.core.states import Standing, State
+
+_TAIL_LINES = 12
+_TAIL_BYTES = 16_384
+
+
+def print_outcome(run: Run, standings: Mapping[str, Standing]) -> None:
+    """Print how `run` ended, its results, and what to do about each failed step."""
+    for step, standing in standings.items():
+        if standing.state is State.FAILED:
+            print_failure(run, step, standing)
+    print(f"run {run.id}: {summary(standings)}")
+    if all(standing.state.succeeded for standing in standings.values()):
+        _print_results(run)
+
+
+def print_failure(run: Run, step: str, standing: Standing) -> None:
+    """Print why a step failed, the end of its log, and the commands that go on from there."""
+    print(f"\nstep '{step}' FAILED ({standing.reason}): {standing.message}")
+    if standing.log is not None:
+        log = run.paths.state / standing.log
+        for line in log_tail(log, _TAIL_LINES):
+            print(f"  | {line}")
+        print(f"log:        {run.paths.relative(log)}")
+    print(f"try again:  nexa-hpc pipeline resume {run.id}")
+    print(
+        f"recompute:  nexa-hpc pipeline rerun {run.request.get('file') or run.id} --from {step}\n"
+    )
+
+
+def log_tail(log: Path, lines: int) -> list[str]:
+    """Return the last `lines` lines of `log`; empty when there is none."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(0, 2)
+            stream.seek(max(0, stream.tell() - _TAIL_BYTES))
+            text = stream.read().decode(errors="replace")
+    except FileNotFoundError:
+        return []
+    return text.splitlines()[-lines:]
+
+
+def _print_results(run: Run) -> None:
+    for instance in run.instances.values():
+        if find_result(instance, run.paths).presence is not Presence.COMPLETE:
+            continue
+        for declared in instance.outputs.values():
+            if declared is not None:
+                print(f"  {instance.step}: {declared}")

@@ -1,0 +1,112 @@
+"""The front door: `nexa-hpc`, its command groups, and the one place that prints errors.
+
+Commands live one file a group and are imported when called; `--help` imports none of them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from nexa_hpc import __version__
+from nexa_hpc.cli.lazy import LazyGroup
+from nexa_hpc.cli.session import Session
+from nexa_hpc.errors import NexaError
+
+VERBS = {
+    "run": ("nexa_hpc.cli.run:run", "Run a pipeline; what is cached is skipped."),
+    "plan": ("nexa_hpc.cli.run:plan", "Show what a run would do, and why."),
+    "resume": ("nexa_hpc.cli.run:resume", "Go on with the newest run, as it was planned."),
+    "rerun": ("nexa_hpc.cli.run:rerun", "Compute a step and all below it again."),
+    "status": ("nexa_hpc.cli.status:status", "Show where a run stands."),
+    "logs": ("nexa_hpc.cli.logs:logs", "Print a step's log; -f follows it."),
+    "why": ("nexa_hpc.cli.why:why", "Explain why a step runs or is skipped, field by field."),
+    "viz": ("nexa_hpc.cli.viz:viz", "Draw the graph: a tree, mermaid, dot or svg."),
+    "cancel": ("nexa_hpc.cli.status:cancel", "Stop a run; what is finished stays."),
+    "list": ("nexa_hpc.cli.status:list_runs", "List the runs of this project."),
+}
+GROUPS = {
+    "pipeline": ("nexa_hpc.cli.main:pipeline", "The same verbs, as `pipeline run` and so on."),
+    "models": ("nexa_hpc.cli.models:group", "The model registry: versions and tags."),
+    "artifacts": ("nexa_hpc.cli.artifacts:group", "Results in the store: list, show, verify."),
+}
+EXIT_CODES = """\b
+Exit codes:
+  0    everything asked for is done
+  1    a step failed
+  2    a mistake in a document or an argument; nothing was written
+  3    an artifact or a state file is missing, damaged, or not ours
+  130  stopped by Ctrl-C, SIGTERM or `cancel`
+
+\b
+Completion in your shell:
+  eval "$(_NEXA_HPC_COMPLETE=bash_source nexa-hpc)"      (or zsh_source, fish_source)
+"""
+
+
+@click.group(
+    cls=LazyGroup,
+    table={**VERBS, **GROUPS},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EXIT_CODES,
+)
+@click.option(
+    "--project",
+    type=click.Path(path_type=Path),
+    help="The project root (default: the nearest folder above with .nexa_state or nexa.yaml).",
+)
+@click.version_option(__version__, prog_name="nexa-hpc")
+@click.pass_context
+def cli(ctx: click.Context, project: Path | None) -> None:
+    """ML pipelines on a laptop or on Slurm: cached, atomic, resumable.
+
+    \b
+    Example:
+      nexa-hpc run pipelines/general_e2e.yaml
+      nexa-hpc status
+    """
+    ctx.obj = Session(project)
+
+
+@click.group(cls=LazyGroup, table=VERBS)
+def pipeline() -> None:
+    """Run pipelines and look after their runs.
+
+    \b
+    Example:
+      nexa-hpc pipeline run pipelines/general_e2e.yaml
+
+    Where a command takes [RUN], that is a pipeline file, a pipeline's name or a run id; without it,
+    the project's newest run is meant.
+    """
+
+
+def main() -> None:
+    """Run the command line and exit; every NexaError ends in `error:` and `hint:` lines here."""
+    try:
+        cli.main(prog_name="nexa-hpc", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    except click.exceptions.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except NexaError as error:
+        _print_error(error)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader (`| head`) has gone; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _print_error(error: NexaError) -> None:
+    for line in str(error).splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)

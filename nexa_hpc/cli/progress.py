@@ -1,0 +1,145 @@
+"""What a person or a script sees while a run is driven: a live table, plain lines, or JSON lines.
+
+The observers write to a copy of standard output, because the local scheduler redirects the real one
+while a step runs. Called by `cli/run.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from nexa_hpc.advance import Observer
+from nexa_hpc.cli.tables import duration
+from nexa_hpc.core.handlers import Progress
+from nexa_hpc.core.instances import SKIP, Instance
+from nexa_hpc.core.runs import Run
+from nexa_hpc.core.states import Standing, State
+
+_PROGRESS_EVERY_S = 5.0
+
+
+@contextmanager
+def observer_for(run: Run, as_json: bool) -> Iterator[Observer]:
+    """Yield the observer that fits where standard output goes."""
+    sys.stdout.flush()
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", errors="replace") as out:
+        if as_json:
+            yield JsonLines(run, out)
+        elif out.isatty():
+            from nexa_hpc.cli.live import LiveTable
+
+            with LiveTable(run, out) as table:
+                yield table
+        else:
+            yield PlainLines(run, out)
+
+
+class PlainLines:
+    """One line for each thing that happens, and the running step's output as it comes."""
+
+    def __init__(self, run: Run, out: TextIO) -> None:
+        self._out = out
+        self._started: dict[str, float] = {}
+        self._told = 0.0
+        todo = sum(instance.action != SKIP for instance in run.instances.values())
+        self._print(f"run {run.id}: {len(run.instances)} steps, {todo} to run")
+
+    def started(self, instance: Instance, attempt: int) -> None:
+        """See `advance.Observer`."""
+        self._started[instance.step] = time.monotonic()
+        again = f" (attempt {attempt})" if attempt > 1 else ""
+        self._print(f"{instance.step}: RUNNING{again}: {instance.reason}")
+
+    def output(self, instance: Instance, text: bytes) -> None:
+        """See `advance.Observer`."""
+        self._out.write(text.decode(errors="replace"))
+        self._out.flush()
+
+    def progressed(self, instance: Instance, progress: Progress) -> None:
+        """See `advance.Observer`; at most a line every few seconds."""
+        if time.monotonic() - self._told >= _PROGRESS_EVERY_S:
+            self._told = time.monotonic()
+            self._print(f"{instance.step}: {progress_text(progress)}")
+
+    def settled(self, instance: Instance, standing: Standing) -> None:
+        """See `advance.Observer`."""
+        line = f"{instance.step}: {standing.state.value}"
+        if instance.step in self._started:
+            line += f" in {duration(time.monotonic() - self._started[instance.step])}"
+        if standing.message:
+            line += f": {standing.message}"
+        self._print(line)
+
+    def waits(self, instance: Instance, standing: Standing) -> None:
+        """See `advance.Observer`."""
+        if standing.message:
+            self._print(f"{instance.step}: waiting: {standing.message}")
+
+    def _print(self, line: str) -> None:
+        self._out.write(line + "\n")
+        self._out.flush()
+
+
+class JsonLines:
+    """One JSON object a line: `event` and what belongs to it."""
+
+    def __init__(self, run: Run, out: TextIO) -> None:
+        self._out = out
+        self._print("run", run=run.id, pipeline=run.pipeline, steps=list(run.instances))
+
+    def started(self, instance: Instance, attempt: int) -> None:
+        """See `advance.Observer`."""
+        self._print("started", step=instance.step, key=instance.key, attempt=attempt)
+
+    def output(self, instance: Instance, text: bytes) -> None:
+        """See `advance.Observer`."""
+        self._print("output", step=instance.step, text=text.decode(errors="replace"))
+
+    def progressed(self, instance: Instance, progress: Progress) -> None:
+        """See `advance.Observer`."""
+        self._print(
+            "progress",
+            step=instance.step,
+            done=progress.done,
+            total=progress.total,
+            unit=progress.unit,
+            metrics=dict(progress.metrics),
+        )
+
+    def settled(self, instance: Instance, standing: Standing) -> None:
+        """See `advance.Observer`."""
+        self._print(
+            "settled",
+            step=instance.step,
+            key=instance.key,
+            state=standing.state.value,
+            reason=standing.reason,
+            message=standing.message,
+        )
+
+    def waits(self, instance: Instance, standing: Standing) -> None:
+        """See `advance.Observer`."""
+        if standing.state is not State.PENDING:
+            self._print("waits", step=instance.step, message=standing.message)
+
+    def _print(self, event: str, **content: object) -> None:
+        self._out.write(json.dumps({"event": event, **content}) + "\n")
+        self._out.flush()
+
+
+def progress_text(progress: Progress) -> str:
+    """Return how far a step is, and its latest figures, in one line."""
+    done = f"{progress.done:g}"
+    if progress.total:
+        percent = 100 * progress.done / progress.total
+        done = f"{done}/{progress.total:g} {progress.unit} ({percent:.0f} %)"
+    else:
+        done = f"{done} {progress.unit}"
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
+    return f"{done}, {figures}" if figures else done

@@ -1,0 +1,76 @@
+"""Tables: rich on a terminal, aligned plain text when piped, so that `grep` and `awk` work.
+
+rich is imported on a terminal only: it costs more than all the rest of `status`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+
+STYLES = {
+    "COMPLETED": "green",
+    "SKIPPED": "cyan",
+    "SKIP": "cyan",
+    "RUN": "yellow",
+    "RUNNING": "bold yellow",
+    "SUBMITTED": "yellow",
+    "FAILED": "bold red",
+    "BLOCKED": "red",
+    "CANCELLED": "magenta",
+    "PENDING": "dim",
+}
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print `rows` under `header` to standard output."""
+    if sys.stdout.isatty():
+        _print_rich(header, rows)
+    else:
+        print(plain_table(header, rows))
+
+
+def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return the table as aligned text; the last column is as long as it is."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [header, *rows]
+    ]
+    return "\n".join(lines)
+
+
+def _print_rich(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, name in enumerate(header):
+        table.add_column(name, overflow="fold" if index == len(header) - 1 else "ellipsis")
+    for row in rows:
+        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+    width = shutil.get_terminal_size().columns
+    Console(width=width).print(table)
+
+
+def duration(seconds: float) -> str:
+    """Return `seconds` as people say it: 0.4 s, 12 s, 3 min 20 s, 2 h 05 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(size_bytes: float) -> str:
+    """Return a size in decimal units."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} TB"
