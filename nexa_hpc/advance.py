@@ -21,6 +21,7 @@ from nexa_hpc.core import records
 from nexa_hpc.core.drivers import Driver, Heartbeat, Life, Watch
 from nexa_hpc.core.handlers import Progress
 from nexa_hpc.core.instances import Instance
+from nexa_hpc.core.leftovers import attempt_tag, end_leftovers
 from nexa_hpc.core.links import link_outputs
 from nexa_hpc.core.projection import write_projection
 from nexa_hpc.core.runs import Run, newest_run
@@ -98,8 +99,11 @@ def drive(run: Run, observer: Observer) -> dict[str, Standing]:
     ):
         try:
             _drive(view)
-        except KeyboardInterrupt as error:
-            raise Interrupted("stopped") from error
+        except (KeyboardInterrupt, Interrupted) as error:
+            raise Interrupted(
+                f"run {run.id} was stopped{_where(view)}; what is finished stays",
+                hint=f"nexa-hpc pipeline resume {run.id}",
+            ) from error
         finally:
             view.project(always=True)
     if view.damage:
@@ -126,6 +130,11 @@ def advance(view: View) -> bool:
         elif standing != known:
             view.observer.waits(instance, standing)
     return changed
+
+
+def _where(view: View) -> str:
+    running = [step for step, s in view.standings.items() if s.state is State.RUNNING]
+    return f" in step '{running[0]}'" if running else ""
 
 
 def _drive(view: View) -> None:
@@ -172,6 +181,7 @@ def _next_attempt(run: Run, instance: Instance, truth: Truth) -> int:
     if truth.attempt is None:
         return 1
     if truth.life is Life.ENDED:
+        end_leftovers(attempt_tag(instance.key, truth.attempt.number))
         folder = run.paths.records(instance.key)
         message = truth.standing.message
         records.end(folder, truth.attempt.number, State.FAILED, reason=Reason.LOST, message=message)

@@ -19,6 +19,7 @@ from nexa_hpc.core.artifacts import Publication, look, sha256_file
 from nexa_hpc.core.digests import Digester, signature
 from nexa_hpc.core.handlers import Handler, Progress, Task, find_handler
 from nexa_hpc.core.instances import Instance
+from nexa_hpc.core.leftovers import TAG_VARIABLE, attempt_tag
 from nexa_hpc.core.results import find_result
 from nexa_hpc.core.runs import Run
 from nexa_hpc.core.states import Reason, State
@@ -73,7 +74,8 @@ def _attempt(
         for publication in publications.values():
             stack.callback(publication.discard)
         task = _task(run, instance, attempt, publications, on_progress)
-        stack.enter_context(_variables(instance.env.get("variables", {})))
+        tag = {TAG_VARIABLE: attempt_tag(instance.key, attempt)}
+        stack.enter_context(_variables({**instance.env.get("variables", {}), **tag}))
         if handler.effect:
             return _bring_about(handler, task)
         handler.run(task)

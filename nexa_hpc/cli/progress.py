@@ -17,7 +17,7 @@ from typing import TextIO
 from nexa_hpc.advance import Observer
 from nexa_hpc.cli.tables import duration
 from nexa_hpc.core.handlers import Progress
-from nexa_hpc.core.instances import SKIP, Instance
+from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.runs import Run
 from nexa_hpc.core.states import Standing, State
 
@@ -47,8 +47,7 @@ class PlainLines:
         self._out = out
         self._started: dict[str, float] = {}
         self._told = 0.0
-        todo = sum(instance.action != SKIP for instance in run.instances.values())
-        self._print(f"run {run.id}: {len(run.instances)} steps, {todo} to run")
+        self._print(f"run {run.id}: {len(run.instances)} steps")
 
     def started(self, instance: Instance, attempt: int) -> None:
         """See `advance.Observer`."""

@@ -119,12 +119,12 @@ def local_time(timestamp: str) -> str:
 
 def elapsed(standing: Standing) -> str:
     """Return how long a step took, or has been running."""
-    if standing.started_at is None:
+    if standing.started_at is None or (standing.state.settled and standing.ended_at is None):
         return ""
     begin = datetime.fromisoformat(standing.started_at)
-    over = standing.ended_at or standing.state.settled
-    end = datetime.fromisoformat(standing.ended_at) if standing.ended_at else begin
-    return duration(((end if over else datetime.now(timezone.utc)) - begin).total_seconds())
+    now = datetime.now(timezone.utc)
+    end = datetime.fromisoformat(standing.ended_at) if standing.ended_at else now
+    return duration((end - begin).total_seconds())
 
 
 def _show(run: Run, standings: Mapping[str, Standing]) -> None:

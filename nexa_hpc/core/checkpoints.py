@@ -1,14 +1,16 @@
 """Sealed checkpoints: which half of a killed attempt's work may be trusted by the next one.
 
 A checkpoint is a file or a folder inside an attempt's work folder. It is *sealed* by a small file
-`sealed/<n>.json` written once all its bytes are durable, listing them with their sizes; only sealed
-ones are resumed from. Written by the handlers' own process (`seal`), read by the worker when it
-starts a later attempt (`newest`). Standard library alone.
+`sealed/<n>.json` written once all its bytes are durable, listing its files with their sizes and
+times; only sealed ones that are still so are resumed from. Written by the handlers' own process
+(`seal`, or `snapshot` for files that their writer will replace), read by the worker when it starts
+a later attempt (`newest`). Standard library alone.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,10 @@ from nexa_hpc.core import atomic
 from nexa_hpc.core.reading import list_names, read_json_or_none
 
 _SEALS = "sealed"
+_SNAPSHOTS = "snapshots"
+_SNAPSHOTS_KEPT = 2
+OWN_FOLDERS = (_SEALS, _SNAPSHOTS)
+"""Names in a work folder that are not the handler's."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +39,37 @@ def seal(work_dir: Path, checkpoint: Path) -> None:
     Sealing the same path again, after more was written to it, replaces nothing: the newest seal
     wins.
     """
-    sizes = {}
+    states = {}
     folders, files = _parts_of(checkpoint)
     for file in files:
         atomic.sync_file(file)
-        sizes[str(file.relative_to(work_dir))] = file.stat().st_size
+        states[str(file.relative_to(work_dir))] = _state(file)
     for folder in [*folders, checkpoint.parent]:
         atomic.sync_folder(folder)
     seals = work_dir / _SEALS
     number = max((int(name[:-5]) for name in _seal_names(seals)), default=0) + 1
-    content = {"path": str(checkpoint.relative_to(work_dir)), "bytes": sizes}
+    content = {"path": str(checkpoint.relative_to(work_dir)), "files": states}
     while not atomic.create_once(seals / f"{number}.json", content):
         number += 1
+
+
+def snapshot(work_dir: Path, files: Sequence[Path]) -> None:
+    """Seal `files`, all inside `work_dir`, as they are now, by links of their own to the same
+    bytes.
+
+    A writer that replaces them by renaming does not touch the snapshot; one that rewrites them in
+    place spoils it, which its sizes and times tell. The last two snapshots are kept.
+    """
+    home = work_dir / _SNAPSHOTS
+    numbers = sorted(int(name) for name in list_names(home) if name.isdigit())
+    folder = home / str(numbers[-1] + 1 if numbers else 1)
+    for file in files:
+        link = folder / file.relative_to(work_dir)
+        atomic.make_folder(link.parent)
+        os.link(file, link)
+    seal(work_dir, folder)
+    for number in numbers[: 1 - _SNAPSHOTS_KEPT]:
+        atomic.remove_tree(home / str(number))
 
 
 def newest(work_dirs: list[Path]) -> Checkpoint | None:
@@ -75,11 +100,16 @@ def _parts_of(checkpoint: Path) -> tuple[list[Path], list[Path]]:
 
 def _is_whole(work_dir: Path, content: dict[str, Any]) -> bool:
     there = os.path.lexists(work_dir / content["path"])
-    return there and all(_has_size(work_dir / name, n) for name, n in content["bytes"].items())
+    return there and all(_is_as(work_dir / name, s) for name, s in content["files"].items())
 
 
-def _has_size(path: Path, size_bytes: int) -> bool:
+def _is_as(file: Path, state: list[int]) -> bool:
     try:
-        return path.stat().st_size == size_bytes
+        return _state(file) == state
     except OSError:
         return False
+
+
+def _state(file: Path) -> list[int]:
+    stat = file.stat()
+    return [stat.st_size, stat.st_mtime_ns]

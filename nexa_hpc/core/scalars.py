@@ -89,7 +89,5 @@ def _to_float(word: str) -> float:
 
 def _sexagesimal(parts: list[int] | list[float]) -> float:
     """Return `parts` as one number in base 60, as in 1:30 = 90."""
-    total: float = 0
-    for part in parts:
-        total = total * 60 + part
-    return total
+    # Added up from the right, as PyYAML does: another order rounds otherwise.
+    return sum(part * 60**power for power, part in enumerate(reversed(parts)))

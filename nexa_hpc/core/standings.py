@@ -16,6 +16,12 @@ from nexa_hpc.core.results import find_result
 from nexa_hpc.core.runs import Run
 from nexa_hpc.core.states import Reason, Standing, State
 
+_BLOCKING = {
+    State.FAILED: "failed",
+    State.BLOCKED: "is blocked",
+    State.CANCELLED: "was stopped",
+}
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -60,9 +66,9 @@ def fold_all(run: Run, watch: Watch | None = None) -> dict[str, Standing]:
 def blocked(instance: Instance, above: Mapping[str, Standing]) -> Standing | None:
     """Return a BLOCKED standing when a step above `instance` has failed, else None."""
     for parent in instance.parents:
-        if above[parent].state in (State.FAILED, State.BLOCKED, State.CANCELLED):
-            word = above[parent].state.value.lower()
-            return Standing(State.BLOCKED, message=f"step '{parent}' is {word}")
+        words = _BLOCKING.get(above[parent].state)
+        if words is not None:
+            return Standing(State.BLOCKED, message=f"step '{parent}' {words}")
     return None
 
 

@@ -6,7 +6,7 @@ command as `$PARAM_<name>`. The text itself is literal: nothing is filled in by 
 
     $OUT             the folder to fill ($OUT_<name> for each of several outputs)
     $WORK            scratch of this attempt
-    $RESUME          the newest earlier attempt's scratch with a sealed checkpoint, or empty
+    $RESUME          a folder with the last sealed checkpoint of an earlier attempt, or empty
     $IN_<name>       the path of each input
     $PARAM_<name>    each other param: text as it is, true/false, anything nested as JSON
     $PYTHON          the interpreter that runs nexa_hpc
@@ -28,13 +28,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nexa_hpc.core import checkpoints
 from nexa_hpc.core.handlers import SINGLE_OUTPUT, StepView, Task
 from nexa_hpc.errors import CommandError, nearest
+from nexa_hpc.runners.checkpoint_watch import CheckpointWatch
 
 _OWN_PARAMS = ("command", "code", "checkpoint")
 _LOOK_EVERY_S = 1.0
@@ -80,10 +80,12 @@ class CommandHandler:
             # Its own process group, so that all it started can be stopped together.
             start_new_session=True,
         )
+        checkpoint = task.params.get("checkpoint") or {}
+        seals = CheckpointWatch(task.work_dir, checkpoint["glob"]) if checkpoint else None
         try:
-            code = _supervise(process, task)
+            code = _supervise(process, seals)
         except BaseException:
-            _stop(process, task)
+            _stop(process, _signal_number(checkpoint.get("signal", "TERM")), seals)
             raise
         if code != 0:
             raise CommandError(_describe_exit(code))
@@ -96,7 +98,7 @@ def command_variables(task: Task) -> dict[str, str]:
     """Return the environment variables that describe `task` to a command."""
     variables = {
         "WORK": str(task.work_dir),
-        "RESUME": str(task.resume.work_dir) if task.resume is not None else "",
+        "RESUME": str(task.resume.path) if task.resume is not None else "",
         "PYTHON": sys.executable,
     }
     for name, folder in task.outputs.items():
@@ -123,51 +125,19 @@ def _shell() -> list[str]:
     return [bash, "-e", "-o", "pipefail", "-c"] if bash else ["/bin/sh", "-e", "-c"]
 
 
-def _supervise(process: subprocess.Popen[bytes], task: Task) -> int:
+def _supervise(process: subprocess.Popen[bytes], seals: CheckpointWatch | None) -> int:
     """Wait for the command, sealing its checkpoints meanwhile, and return its exit code."""
-    pattern = _pattern(task)
-    if pattern is None:
+    if seals is None:
         return process.wait()
-    seen: dict[Path, tuple[Any, ...]] = {}
     while True:
         try:
             return process.wait(_LOOK_EVERY_S)
         except subprocess.TimeoutExpired:
-            seen = _seal_unchanged(task.work_dir, pattern, seen)
+            seals.look()
 
 
-def _pattern(task: Task) -> str | None:
-    checkpoint = task.params.get("checkpoint")
-    return str(checkpoint["glob"]) if checkpoint else None
-
-
-def _seal_unchanged(
-    work_dir: Path, pattern: str, seen: Mapping[Path, tuple[Any, ...]]
-) -> dict[Path, tuple[Any, ...]]:
-    """Seal each match that is as it was at the last look; return what is seen now."""
-    now: dict[Path, tuple[Any, ...]] = {}
-    for path in sorted(work_dir.glob(pattern), key=lambda path: path.stat().st_mtime):
-        state = _state(path)
-        sealed = (*state, "sealed")
-        if seen.get(path) == sealed:
-            now[path] = sealed
-        elif seen.get(path) == state:
-            checkpoints.seal(work_dir, path)
-            now[path] = sealed
-        else:
-            now[path] = state
-    return now
-
-
-def _state(path: Path) -> tuple[Any, ...]:
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return tuple((str(file), s.st_size, s.st_mtime_ns) for file in files for s in [file.stat()])
-
-
-def _stop(process: subprocess.Popen[bytes], task: Task) -> None:
+def _stop(process: subprocess.Popen[bytes], asked: int, seals: CheckpointWatch | None) -> None:
     """Ask the command and all it started to stop, seal what it leaves, and end the rest."""
-    checkpoint = task.params.get("checkpoint") or {}
-    asked = _signal_number(checkpoint.get("signal", "TERM"))
     if process.poll() is None:
         _signal_group(process, asked)
         deadline = time.monotonic() + _STOP_GRACE_S
@@ -176,10 +146,8 @@ def _stop(process: subprocess.Popen[bytes], task: Task) -> None:
     stopped_by_itself = process.poll() is not None
     _signal_group(process, signal.SIGKILL)
     process.wait()
-    pattern = _pattern(task)
-    if pattern is not None and stopped_by_itself:
-        for path in sorted(task.work_dir.glob(pattern), key=lambda path: path.stat().st_mtime):
-            checkpoints.seal(task.work_dir, path)
+    if seals is not None and stopped_by_itself:
+        seals.last_look()
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:

@@ -1,0 +1,49 @@
+"""Processes that a killed attempt left behind on this machine: found by a tag, and ended.
+
+`kill -9` of a driver leaves the commands that it started alive. Every process of an attempt
+inherits an environment variable that names it; before the next attempt starts, what still carries
+the tag of the last one is ended, so that no two attempts at a key ever work side by side. Called by
+`advance`. Standard library alone; without /proc nothing is found.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+TAG_VARIABLE = "NEXA_HPC_ATTEMPT"
+_PATIENCE_S = 10.0
+
+
+def attempt_tag(key: str, attempt: int) -> str:
+    """Return the value of `TAG_VARIABLE` in every process of this attempt."""
+    return f"{key}/{attempt}"
+
+
+def end_leftovers(tag: str) -> int:
+    """Kill every process of ours that carries `tag`, wait until it is gone, and return how many."""
+    ended: set[int] = set()
+    deadline = time.monotonic() + _PATIENCE_S
+    while (found := _tagged(tag)) and time.monotonic() < deadline:
+        for pid in found:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        ended |= set(found)
+        time.sleep(0.02)
+    return len(ended)
+
+
+def _tagged(tag: str) -> list[int]:
+    wanted = f"{TAG_VARIABLE}={tag}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+        except OSError:
+            continue  # Ended meanwhile, or another user's.
+    return found
