@@ -19,11 +19,11 @@ from nexa_hpc import advance
 from nexa_hpc.core import spec as documents
 from nexa_hpc.core.artifacts import open_artifact, sha256_file
 from nexa_hpc.core.checks import PlanRequest
-from nexa_hpc.core.document import Document
+from nexa_hpc.core.document import Document, read_document
 from nexa_hpc.core.handlers import find_handler
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.paths import ProjectPaths, find_root
-from nexa_hpc.core.planning import Plan, make_plan
+from nexa_hpc.core.planning import Plan, check, make_plan
 from nexa_hpc.core.reading import read_json_or_none
 from nexa_hpc.core.runs import (
     Run,
@@ -33,10 +33,11 @@ from nexa_hpc.core.runs import (
     raise_rerun_count,
     rerun_counts,
 )
+from nexa_hpc.core.salvage import is_echo, salvage
 from nexa_hpc.core.settings import read_settings
 from nexa_hpc.core.standings import fold_all
 from nexa_hpc.core.states import Standing
-from nexa_hpc.errors import UnknownNameError, UserError, nearest
+from nexa_hpc.errors import SpecError, UnknownNameError, UserError, nearest
 from nexa_hpc.schedulers import refuse_unknown
 
 METRICS = "metrics.json"
@@ -71,11 +72,26 @@ class Pipeline:
         file = Path(path)
         if not file.is_file():
             raise UserError(f"no such pipeline file: {file}", hint="nexa-hpc pipeline list")
-        spec, document = documents.load_pipeline(file)
+        document = read_document(file)
         root = find_root(Path.cwd(), file, Path(project) if project is not None else None)
         pipeline = cls.__new__(cls)
+        try:
+            spec = documents.parse_pipeline(document)
+        except SpecError as error:
+            partial = salvage(document)
+            if partial is None:
+                raise
+            pipeline._set(partial[0], document, file.resolve(), root)
+            raise pipeline._with_further_problems(error, partial[1]) from None
         pipeline._set(spec, document, file.resolve(), root)
         return pipeline
+
+    def _with_further_problems(self, error: SpecError, left_out: set[tuple[str, str]]) -> SpecError:
+        """Return `error` together with what else is wrong, apart from echoes of it."""
+        drafts, _ = check(self._plan_request(None, {}))
+        found = [p for p in drafts.problems + drafts.unsupported if not is_echo(p, left_out)]
+        problems = dict.fromkeys([*error.problems, *found])
+        return SpecError(sorted(problems, key=lambda problem: problem.line or 0))
 
     def _set(
         self, spec: documents.PipelineSpec, document: Document, file: Path | None, root: Path
@@ -149,17 +165,18 @@ class Pipeline:
         return sha256_file(self.file) if self.file is not None else None
 
     def _plan(self, scheduler: str | None, reruns: Mapping[str, int]) -> Plan:
-        return make_plan(
-            PlanRequest(
-                spec=self.spec,
-                document=self.document,
-                paths=self.paths,
-                settings=self.settings,
-                find_handler=find_handler,
-                find_scheduler=refuse_unknown,
-                scheduler=scheduler,
-                reruns=reruns,
-            )
+        return make_plan(self._plan_request(scheduler, reruns))
+
+    def _plan_request(self, scheduler: str | None, reruns: Mapping[str, int]) -> PlanRequest:
+        return PlanRequest(
+            spec=self.spec,
+            document=self.document,
+            paths=self.paths,
+            settings=self.settings,
+            find_handler=find_handler,
+            find_scheduler=refuse_unknown,
+            scheduler=scheduler,
+            reruns=reruns,
         )
 
     def _check_name(self, adopt: bool) -> None:

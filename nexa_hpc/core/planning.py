@@ -47,6 +47,15 @@ def make_plan(request: PlanRequest) -> Plan:
     Raises SpecError with every problem found, UnsupportedError when what is left is only what this
     version does not do.
     """
+    drafts, implied = check(request)
+    _raise_problems(drafts.problems, drafts.unsupported)
+    graph = build_graph(request.spec.steps, implied)
+    instances = _Keys(request, drafts, graph).instances()
+    return Plan(request.spec.name, instances, graph, tuple(drafts.warnings))
+
+
+def check(request: PlanRequest) -> tuple[Drafts, dict[str, list[str]]]:
+    """Return what checking finds out, all problems included, and the edges that inputs imply."""
     drafts = check_steps(request)
     drafts.problems += check_outs(
         request.spec, request.document, request.paths, request.settings.allow_absolute_out
@@ -56,10 +65,7 @@ def make_plan(request: PlanRequest) -> Plan:
         for step, references in drafts.references.items()
     }
     drafts.problems += check_graph(request.spec.steps, implied, request.document)
-    _raise_problems(drafts.problems, drafts.unsupported)
-    graph = build_graph(request.spec.steps, implied)
-    instances = _Keys(request, drafts, graph).instances()
-    return Plan(request.spec.name, instances, graph, tuple(drafts.warnings))
+    return drafts, implied
 
 
 def _raise_problems(problems: Sequence[Problem], unsupported: Sequence[Problem]) -> None:
