@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -67,7 +68,14 @@ class View:
     standings: dict[str, Standing] = field(default_factory=dict)
     damage: list[str] = field(default_factory=list)
     """What went wrong beside the steps, such as an `out` in the way; told at the end."""
+    newest: Run | None = None
+    """The pipeline's newest run, where it is another one than this."""
     projected_at: float = 0.0
+
+    def note_newest(self) -> None:
+        """Look which run is the pipeline's newest."""
+        newest = newest_run(self.run.paths, self.run.pipeline)
+        self.newest = newest if newest is not None and newest.id != self.run.id else None
 
     def project(self, *, always: bool = False) -> None:
         """Write the projection, at most once a second unless `always`."""
@@ -94,8 +102,8 @@ def drive(run: Run, observer: Observer) -> dict[str, Standing]:
         run.attempts_before(),
     )
     with (
-        _terminated_as_interrupt(),
-        Heartbeat(driver, run.paths.state, run.place.cancelled, _interrupt_self),
+        _stopped_by_signals() as interrupt,
+        Heartbeat(driver, run.paths.state, run.place.cancelled, interrupt),
     ):
         try:
             _drive(view)
@@ -114,6 +122,7 @@ def drive(run: Run, observer: Observer) -> dict[str, Standing]:
 def advance(view: View) -> bool:
     """Make one pass in graph order over what has not settled; return whether anything changed."""
     changed = False
+    view.note_newest()
     for step, instance in view.run.instances.items():
         known = view.standings.get(step)
         if known is not None and known.state.settled:
@@ -159,7 +168,13 @@ def _advance_instance(view: View, instance: Instance) -> Standing:
     number = _next_attempt(view.run, instance, truth)
     if not _claim(view, instance, number):
         return Standing(State.PENDING, message="another process was first")
-    _start(view, instance, number)
+    try:
+        _start(view, instance, number)
+    except (KeyboardInterrupt, Interrupted):
+        # Where the worker had not begun, or had not ended, nobody else records it.
+        folder = view.run.paths.records(instance.key)
+        records.end(folder, number, State.CANCELLED, message=worker.STOPPED)
+        raise
     ended = fold(view.run, instance, view.before, view.watch)
     if ended.standing.state.succeeded:
         _link(view, instance)
@@ -217,6 +232,7 @@ def _start(view: View, instance: Instance, number: int) -> None:
         on_progress=lambda progress: view.observer.progressed(instance, progress),
     )
     view.scheduler.submit([element])
+    view.note_newest()
 
 
 def _execute(element: Element) -> object:
@@ -225,9 +241,8 @@ def _execute(element: Element) -> object:
 
 def _link(view: View, instance: Instance) -> None:
     """Link `out` while the newest plan of the pipeline still asks for this key."""
-    newest = newest_run(view.run.paths, view.run.pipeline)
-    if newest is not None and newest.id != view.run.id:
-        asked = newest.instances.get(instance.step)
+    if view.newest is not None:
+        asked = view.newest.instances.get(instance.step)
         if asked is None or asked.key != instance.key:
             return
     try:
@@ -236,24 +251,28 @@ def _link(view: View, instance: Instance) -> None:
         view.damage.append(f"step '{instance.step}': {error}")
 
 
-def _interrupt_self() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
-
-
 @contextmanager
-def _terminated_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C while the context is open, so that what is true gets recorded."""
+def _stopped_by_signals() -> Iterator[Callable[[], None]]:
+    """Treat SIGTERM and a closed terminal as Ctrl-C, so that what is true gets recorded.
+
+    Yields a function that stops this process in the same way, for `cancel`. It sends SIGTERM, as
+    SIGINT is ignored in what a shell script started with `&`. A hang-up that `nohup` ignores stays
+    ignored.
+    """
 
     def interrupt(signum: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    try:
-        previous = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:
-        # Not in the main thread (a notebook server's worker): the caller's handlers stay.
-        yield
+    if threading.current_thread() is not threading.main_thread():
+        # In a notebook server's worker, say: signals are the caller's.
+        yield lambda: os.kill(os.getpid(), signal.SIGINT)
         return
+    caught = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        caught.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, interrupt) for number in caught}
     try:
-        yield
+        yield lambda: os.kill(os.getpid(), signal.SIGTERM)
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

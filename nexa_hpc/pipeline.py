@@ -194,8 +194,10 @@ class Pipeline:
 class PipelineRun:
     """A run and what became of it."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, standings: Mapping[str, Standing]) -> None:
         self._run = run
+        self.standings = standings
+        """Step id -> where it stood when the run was driven to its end."""
 
     @property
     def id(self) -> str:
@@ -208,8 +210,8 @@ class PipelineRun:
 
     @property
     def succeeded(self) -> bool:
-        """Whether every step is COMPLETED or SKIPPED."""
-        return all(standing.state.succeeded for standing in self.status().values())
+        """Whether every step ended COMPLETED or SKIPPED."""
+        return all(standing.state.succeeded for standing in self.standings.values())
 
     def result(self, step: str, output: str | None = None) -> Path:
         """Return the folder of a step's artifact, in the store.
@@ -237,8 +239,7 @@ class PipelineRun:
 
 def drive(run: Run, observer: advance.Observer | None = None) -> PipelineRun:
     """Drive a recorded run to its end."""
-    advance.drive(run, observer or _Silent())
-    return PipelineRun(run)
+    return PipelineRun(run, advance.drive(run, observer or _Silent()))
 
 
 def resume(run: Run, observer: advance.Observer | None = None) -> PipelineRun:

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nexa_hpc.cli.status import summary
-from nexa_hpc.core.artifacts import Presence
-from nexa_hpc.core.results import find_result
 from nexa_hpc.core.runs import Run
 from nexa_hpc.core.states import Standing, State
 
+_RESULTS_SHOWN = 20
 _TAIL_LINES = 12
 _TAIL_BYTES = 16_384
 
@@ -52,9 +51,8 @@ def log_tail(log: Path, lines: int) -> list[str]:
 
 
 def _print_results(run: Run) -> None:
-    for instance in run.instances.values():
-        if find_result(instance, run.paths).presence is not Presence.COMPLETE:
-            continue
-        for declared in instance.outputs.values():
-            if declared is not None:
-                print(f"  {instance.step}: {declared}")
+    declared = [(i.step, out) for i in run.instances.values() for out in i.outputs.values() if out]
+    for step, out in declared[:_RESULTS_SHOWN]:
+        print(f"  {step}: {out}")
+    if len(declared) > _RESULTS_SHOWN:
+        print(f"  and {len(declared) - _RESULTS_SHOWN} more")

@@ -14,7 +14,7 @@ import click
 from nexa_hpc.cli.completion import FILE_ARGUMENT, FROM_OPTION, RUN_ARGUMENT
 from nexa_hpc.cli.failures import print_outcome
 from nexa_hpc.cli.progress import observer_for
-from nexa_hpc.cli.session import Session
+from nexa_hpc.cli.session import Session, discard_output
 from nexa_hpc.cli.status import file_of
 from nexa_hpc.cli.tables import print_table
 from nexa_hpc.core.artifacts import sha256_file
@@ -147,10 +147,14 @@ def _drive(recorded: Run, as_json: bool, act: Callable[..., PipelineRun]) -> Non
     """Drive `recorded` by `act` under an observer, show the outcome, and exit by it."""
     with observer_for(recorded, as_json) as observer:
         finished = act(recorded, observer)
-    standings = finished.status()
     if not as_json:
-        print_outcome(recorded, standings)
-    if not all(standing.state.succeeded for standing in standings.values()):
+        try:
+            print_outcome(recorded, finished.standings)
+            sys.stdout.flush()
+        except OSError:
+            # Whoever read it has gone; how the run ended is still to be told by the exit code.
+            discard_output()
+    if not finished.succeeded:
         sys.exit(1)
 
 

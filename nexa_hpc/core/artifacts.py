@@ -124,26 +124,38 @@ def look(path: Path) -> Finding:
 
 
 def _look(path: Path) -> Finding:
-    names = list_names(path)
-    if COMPLETE not in names:
-        if not names and not os.path.lexists(path):
+    seal = _read_seal(path)
+    if seal is None:
+        if not os.path.lexists(path):
             return Finding(Presence.ABSENT, reason="no result yet")
         return Finding(Presence.FOREIGN, reason="a folder without COMPLETE")
     try:
-        raw = read_bytes(path / META)
+        raw = read_bytes(f"{path}/{META}")
     except FileNotFoundError:
         return Finding(Presence.PURGED, reason="meta.json is gone")
-    if read_bytes(path / COMPLETE).decode("ascii", "replace").strip() != sha256_bytes(raw):
+    if seal.decode("ascii", "replace").strip() != sha256_bytes(raw):
         return Finding(Presence.PURGED, reason="COMPLETE does not match meta.json")
     artifact = Artifact(path, json.loads(raw))
     for name, entry in artifact.meta["files"].items():
         try:
-            size = os.stat(path / name).st_size
+            size = os.stat(f"{path}/{name}").st_size
         except (FileNotFoundError, NotADirectoryError):
             return Finding(Presence.PURGED, reason=f"{name} is gone")
         if size != entry["bytes"]:
             return Finding(Presence.PURGED, reason=f"{name} has {size} bytes, not {entry['bytes']}")
     return Finding(Presence.COMPLETE, artifact)
+
+
+def _read_seal(path: Path) -> bytes | None:
+    """Return the content of COMPLETE, or None where a fresh listing has no such name.
+
+    A file that opens is there; only its absence takes the listing, for an NFS client repeats an old
+    "no" until it has listed the folder anew.
+    """
+    try:
+        return read_bytes(f"{path}/{COMPLETE}")
+    except (FileNotFoundError, NotADirectoryError):
+        return read_bytes(f"{path}/{COMPLETE}") if COMPLETE in list_names(path) else None
 
 
 def open_artifact(path: Path) -> Artifact:

@@ -18,11 +18,12 @@ from nexa_hpc.errors import StateError
 _STALE_RETRIES = 5
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path | str) -> bytes:
     """Return the content of `path`, opening it anew when a replaced file turns stale (ESTALE)."""
     for attempt in range(_STALE_RETRIES):
         try:
-            return path.read_bytes()
+            with open(path, "rb", buffering=0) as file:
+                return file.read()
         except OSError as error:
             if error.errno != errno.ESTALE or attempt == _STALE_RETRIES - 1:
                 raise

@@ -33,6 +33,8 @@ class Run:
 
     paths: ProjectPaths
     place: RunPaths
+    planned: Mapping[str, Instance] | None = None
+    """The plan's instances, where the caller has them at hand; else they are read when needed."""
 
     @property
     def id(self) -> str:
@@ -53,7 +55,7 @@ class Run:
     @cached_property
     def instances(self) -> Mapping[str, Instance]:
         """The plan's instances by step id, in graph order."""
-        return read_instances(self.place)
+        return read_instances(self.place) if self.planned is None else self.planned
 
     def attempts_before(self) -> Mapping[str, int]:
         """Return key -> the newest attempt that had ended before the present round."""
@@ -94,7 +96,7 @@ def create_run(
     number = max(_numbers(home), default=0) + 1
     while not atomic.rename_folder(staged.folder, home.run(f"{pipeline}-{number}").folder):
         number += 1
-    return Run(paths, home.run(f"{pipeline}-{number}"))
+    return Run(paths, home.run(f"{pipeline}-{number}"), {i.step: i for i in planned})
 
 
 def begin_round(run: Run) -> None:

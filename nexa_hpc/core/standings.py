@@ -35,12 +35,13 @@ class Truth:
 
 def fold(run: Run, instance: Instance, before: Mapping[str, int], watch: Watch) -> Truth:
     """Return what is true of `instance`; `before` is `run.attempts_before()`."""
+    is_done = _is_done(run, instance)
+    if is_done and instance.action == SKIP:
+        return Truth(Standing(State.SKIPPED, message=instance.reason))
     attempts = read_attempts(run.paths.records(instance.key))
     newest = attempts[-1] if attempts else None
-    if _is_done(run, instance):
-        planned_skip = instance.action == SKIP
-        state = State.SKIPPED if planned_skip else State.COMPLETED
-        return Truth(_standing(state, None if planned_skip else newest, instance.reason), newest)
+    if is_done:
+        return Truth(_standing(State.COMPLETED, newest, ""), newest)
     if newest is None:
         return Truth(Standing(State.PENDING))
     if newest.end is None:
@@ -109,7 +110,7 @@ def _standing(
         state,
         attempt=attempt.number,
         reason=reason,
-        message="" if state is State.COMPLETED else message,
+        message=message,
         job=attempt.claim.get("job"),
         started_at=(attempt.start or {}).get("started_at"),
         ended_at=(attempt.end or {}).get("ended_at"),
