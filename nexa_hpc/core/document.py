@@ -172,6 +172,7 @@ class _Builder:
         value = self._node(first, 0)
         if not isinstance(value, dict):
             raise self._refuse(first, "expected a mapping (`key: value` lines) at the top")
+        self._check_cost(first, 0)
         self._next()
         event = self._next()
         if type(event) is not StreamEndEvent:
@@ -220,33 +221,34 @@ class _Builder:
     def _list(self, depth: int) -> list[Any]:
         values: list[Any] = []
         lines: list[int] = []
-        self._lines[id(values)] = lines
         while type(event := self._next()) is not SequenceEndEvent:
             lines.append(event.start_mark.line + 1)
             values.append(self._node(event, depth))
-        self._nodes += len(values) + 1
+        self._keep(values, lines)
         return values
 
     def _mapping(self, depth: int) -> dict[str, Any]:
         values: dict[str, Any] = {}
         lines: dict[str, int] = {}
-        merged: Any = None
+        merged: list[dict[str, Any]] = []
         while type(event := self._next()) is not MappingEndEvent:
             line = event.start_mark.line + 1
             key = self._key(event, depth)
             if key in lines:
                 raise self._refuse(event, f"duplicate key '{key}', first in line {lines[key]}")
             lines[key] = line
-            if key == _MERGE and event.implicit[0]:
-                merged = self._node(event := self._next(), depth)
-                merged = self._merge_sources(event, merged)
+            if key == _MERGE and type(event) is ScalarEvent and event.implicit[0]:
+                merged = self._merge_sources(depth)
             else:
                 values[key] = self._node(self._next(), depth)
-        if merged is not None:
-            self._merge(merged, values, lines)
-        self._nodes += len(values) + 1
-        self._lines[id(values)] = lines
+        self._merge(merged, values, lines)
+        self._keep(values, lines)
         return values
+
+    def _keep(self, values: dict[str, Any] | list[Any], lines: dict[str, int] | list[int]) -> None:
+        self._nodes += len(values) + 1
+        if lines:
+            self._lines[id(values)] = lines
 
     def _key(self, event: Any, depth: int) -> str:
         key = self._node(event, depth)
@@ -257,8 +259,10 @@ class _Builder:
             raise self._refuse(event, f"the key {event.value or 'null'} reads as {kind}; quote it")
         raise self._refuse(event, "a key must be text; quote it")
 
-    def _merge_sources(self, event: Any, merged: Any) -> list[dict[str, Any]]:
-        """Return the mappings that `<<` names; raises when it names something else."""
+    def _merge_sources(self, depth: int) -> list[dict[str, Any]]:
+        """Return the mappings that follow a `<<`; raises when it is something else."""
+        event = self._next()
+        merged = self._node(event, depth)
         sources = merged if isinstance(merged, list) else [merged]
         if not all(isinstance(source, dict) for source in sources):
             raise self._refuse(event, "`<<` merges a mapping or a list of mappings, nothing else")
@@ -269,7 +273,7 @@ class _Builder:
     ) -> None:
         """Add what `values` lacks; of several sources, the first that has a key gives it."""
         for source in sources:
-            source_lines: Any = self._lines[id(source)]
+            source_lines: Any = self._lines.get(id(source))
             for key, value in source.items():
                 if key not in values:
                     values[key] = value

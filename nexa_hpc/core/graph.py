@@ -96,10 +96,13 @@ def check_graph(
             if parent not in first:
                 message = f"unknown step '{parent}'" + nearest(parent, first)
                 problems.append(place.problem(number, step.id, "after", message))
-    if not problems:
-        parents, _ = _parents(steps, implied)
+    if len(first) == len(steps):  # with ids given twice, who waits for whom is not known
+        parents = {
+            step_id: [parent for parent in above if parent in first]
+            for step_id, above in _parents(steps, implied)[0].items()
+        }
         implicit = {step.id for step in steps if step.after is None}
-        problems = [_cycle_problem(cycle, implicit, place) for cycle in _walk(parents)[1]]
+        problems += [_cycle_problem(cycle, implicit, place) for cycle in _walk(parents)[1]]
     return problems
 
 

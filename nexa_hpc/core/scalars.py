@@ -90,4 +90,7 @@ def _to_float(word: str) -> float:
 def _sexagesimal(parts: list[int] | list[float]) -> float:
     """Return `parts` as one number in base 60, as in 1:30 = 90."""
     # Added up from the right, as PyYAML does: another order rounds otherwise.
-    return sum(part * 60**power for power, part in enumerate(reversed(parts)))
+    total: float = 0
+    for power, part in enumerate(reversed(parts)):
+        total += part * 60**power
+    return total

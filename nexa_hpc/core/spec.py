@@ -7,6 +7,7 @@ in or resolved here: `${…}` stays as it is written. Called by planning and the
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -207,8 +208,8 @@ def parse_pipeline(document: Document) -> PipelineSpec:
     raise SpecError(sorted(problems, key=_place))
 
 
-def _place(problem: Problem) -> int:
-    return problem.line or 0
+def _place(problem: Problem) -> float:
+    return math.inf if problem.line is None else problem.line
 
 
 def to_json(step: Step) -> dict[str, Any]:

@@ -181,18 +181,23 @@ def _message(details: ErrorDetails, model: type[BaseModel], location: Location) 
             value, str(limits["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
         )
     if kind in _EXPECTED:
-        quote = f'; quote it if it is text: "{value}"' if _wants_quotes(kind, value) else ""
-        return f"expected {_EXPECTED[kind](limits)}, got {_describe(value)}{quote}"
+        return f"expected {_EXPECTED[kind](limits)}, got {_describe(value)}{_quoting(kind, value)}"
     return details["msg"][:1].lower() + details["msg"][1:]
 
 
 def _unknown_key(key: str, fields: Mapping[str, Any]) -> str:
-    hint = f"; did you mean '{_MEANT[key]}'?" if _MEANT.get(key) in fields else nearest(key, fields)
+    return f"unknown key '{key}'{_meant(key, fields)} (allowed: {', '.join(fields)})"
+
+
+def _meant(key: str, fields: Mapping[str, Any]) -> str:
+    """Return what the writer of the unknown `key` most likely wanted, as the end of a sentence."""
+    if _MEANT.get(key) in fields:
+        return f"; did you mean '{_MEANT[key]}'?"
     for section in _SUBSECTIONS:
         inner = _model_in(fields.get(section))
-        if not hint and inner is not None and key in _fields(inner):
-            hint = f"; write it under `{section}:`"
-    return f"unknown key '{key}'{hint} (allowed: {', '.join(fields)})"
+        if inner is not None and key in _fields(inner):
+            return f"; write it under `{section}:`"
+    return nearest(key, fields)
 
 
 _EXPECTED: dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -213,8 +218,12 @@ _EXPECTED: dict[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
-def _wants_quotes(kind: str, value: Any) -> bool:
-    return kind == "string_type" and isinstance(value, (bool, int, float))
+def _quoting(kind: str, value: Any) -> str:
+    """Return the advice to quote what YAML takes for a number or a boolean."""
+    if kind != "string_type" or not isinstance(value, (bool, int, float)):
+        return ""
+    # Whether it was written as `yes`, `on` or `true` is not known here.
+    return "; quote it if it is text" + ("" if isinstance(value, bool) else f': "{value}"')
 
 
 def _describe(value: Any) -> str:
