@@ -250,7 +250,11 @@ def test_one_that_may_not_be_read_is_not_taken_for_purged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = create_artifact(tmp_path / "a", _produce)
-    for call, code in (("stat", errno.EIO), ("listdir", errno.EACCES)):
+    elsewhere = tmp_path / "not-there"
+    for call, code, place in (
+        ("stat", errno.EIO, made.path),
+        ("listdir", errno.EACCES, elsewhere),
+    ):
 
         def refuse(path: object, *args: object, code: int = code, **kwargs: object) -> None:
             raise OSError(code, os.strerror(code), str(path))
@@ -258,9 +262,9 @@ def test_one_that_may_not_be_read_is_not_taken_for_purged(
         with monkeypatch.context() as patch:
             patch.setattr(os, call, refuse)
             with pytest.raises(ArtifactError, match="cannot be read"):
-                look(made.path)
+                look(place)
             with pytest.raises(ArtifactError, match="cannot be read"):
-                create_artifact(made.path, _produce)
+                create_artifact(place, _produce)
     assert _names(tmp_path) == ["a"]
 
 
