@@ -16,7 +16,7 @@ from conftest import RunCli, child_environment
 
 from nexa_hpc.cli.models import group
 from nexa_hpc.cli.session import Session
-from nexa_hpc.core.artifacts import create_artifact
+from nexa_hpc.core.artifacts import Publication, create_artifact
 from nexa_hpc.core.registry import Registry
 from nexa_hpc.errors import ArtifactError, RegistryError, UnknownNameError
 
@@ -165,10 +165,20 @@ def test_list_of_nothing_is_an_empty_list_for_a_script_and_a_hint_for_people(mod
 
 def test_show_lists_versions_with_tags_figures_and_files(models, three: Registry) -> None:
     header, *rows = (line.split() for line in models("show", "movie").stdout.splitlines())
-    assert header == ["VERSION", "TAGS", "REGISTERED", "BY", "FILES", "META", "FOLDER"]
+    assert header == ["VERSION", "TAGS", "REGISTERED", "BY", "FILES", "META", "ARTIFACT"]
     assert [row[0] for row in rows] == ["1", "2", "3"]
     assert rows[1][1] == "production"
     assert rows[1][-3:] == ["complete", "accuracy=0.5", "artifacts/.store/k2"]
+
+
+def test_show_names_a_steps_result_by_the_start_of_its_key(
+    models, registry: Registry, project: Path
+) -> None:
+    publication = Publication.begin(project / "artifacts/.store/ab/abcd")
+    (publication.folder / "model.bin").write_text("weights")
+    publication.publish(kind="checkpoint", step_key="0123456789abcdef" * 4)
+    models("register", "movie", "artifacts/.store/ab/abcd")
+    assert models("show", "movie").stdout.split()[-1] == "0123456789ab"
 
 
 def test_show_gives_scripts_everything(models, three: Registry, project: Path) -> None:

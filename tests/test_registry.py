@@ -75,8 +75,9 @@ def test_an_artifact_outside_the_project_is_remembered_by_its_absolute_path(
     registry: Registry, tmp_path: Path
 ) -> None:
     registry.register("m", make(tmp_path / "elsewhere"))
-    (tmp_path / "project").rename(tmp_path / "moved")
-    found = Registry(tmp_path / "moved/artifacts/.registry").resolve("m@1")
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "project").rename(tmp_path / "deeper/moved")
+    found = Registry(tmp_path / "deeper/moved/artifacts/.registry").resolve("m@1")
     assert found.path == tmp_path / "elsewhere"
 
 

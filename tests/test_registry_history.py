@@ -115,7 +115,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
 TestRegistry = RegistryMachine.TestCase
 TestRegistry.settings = settings(
-    max_examples=40,
+    max_examples=25,
     stateful_step_count=30,
     deadline=None,  # each step fsyncs
     suppress_health_check=[HealthCheck.too_slow],

@@ -63,7 +63,6 @@ def standing(history: Iterable[Tag]) -> list[int | None]:
     stack: list[int | None] = []
     for entry in history:
         if entry.action == ROLLBACK:
-            del stack[-1:]
             while stack and stack[-1] != entry.version:
                 stack.pop()
         if not stack or stack[-1] != entry.version:
