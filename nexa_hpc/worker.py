@@ -15,17 +15,19 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from nexa_hpc.core import atomic, checkpoints, records
-from nexa_hpc.core.artifacts import Publication, look, sha256_file
+from nexa_hpc.core.artifacts import look, sha256_file
 from nexa_hpc.core.digests import Digester, signature
 from nexa_hpc.core.handlers import Handler, Progress, Task, find_handler
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.leftovers import TAG_VARIABLE, attempt_tag
+from nexa_hpc.core.publishing import Publication
 from nexa_hpc.core.results import find_result
 from nexa_hpc.core.runs import Run
 from nexa_hpc.core.states import Reason, State
 from nexa_hpc.core.tasks import make_task, step_path
 from nexa_hpc.errors import BlockedError, InputChangedError, Interrupted, NexaError, StepError
 
+STOPPED = "stopped from outside"
 _MESSAGE_CHARACTERS = 600
 
 
@@ -43,7 +45,7 @@ def execute(
     try:
         state = _attempt(run, instance, attempt, on_progress)
     except (KeyboardInterrupt, Interrupted) as error:
-        records.end(folder, attempt, State.CANCELLED, message="stopped from outside")
+        records.end(folder, attempt, State.CANCELLED, message=STOPPED)
         raise Interrupted(f"step '{step}' was stopped") from error
     except BaseException as error:
         reason, message = _explain(error)

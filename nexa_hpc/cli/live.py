@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from nexa_hpc.cli.progress import progress_text
+from nexa_hpc.cli.progress import StepText, progress_text
 from nexa_hpc.cli.tables import STYLES, duration
 from nexa_hpc.core.handlers import Progress
 from nexa_hpc.core.instances import Instance
@@ -35,6 +35,7 @@ class LiveTable:
         self._took: dict[str, float] = {}
         self._notes: dict[str, str] = {}
         self._line: dict[str, str] = {}
+        self._text = StepText()
         self._live = Live(
             get_renderable=self._render,
             console=self._console,
@@ -60,7 +61,8 @@ class LiveTable:
 
     def output(self, instance: Instance, text: bytes) -> None:
         """See `advance.Observer`; whole lines, above the table."""
-        lines = (self._line.pop(instance.step, "") + text.decode(errors="replace")).split("\n")
+        shown = self._text.decode(instance.step, text)
+        lines = (self._line.pop(instance.step, "") + shown).split("\n")
         for line in lines[:-1]:
             self._print_line(instance.step, line)
         if lines[-1]:

@@ -5,7 +5,6 @@ Commands live one file a group and are imported when called; `--help` imports no
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import click
 
 from nexa_hpc import __version__
 from nexa_hpc.cli.lazy import LazyGroup
-from nexa_hpc.cli.session import Session
+from nexa_hpc.cli.session import Session, discard_output
 from nexa_hpc.errors import NexaError
 
 VERBS = {
@@ -88,6 +87,7 @@ def main() -> None:
     """Run the command line and exit; every NexaError ends in `error:` and `hint:` lines here."""
     try:
         cli.main(prog_name="nexa-hpc", standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -100,8 +100,7 @@ def main() -> None:
         _print_error(error)
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        # The reader (`| head`) has gone; Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         sys.exit(0)
 
 

@@ -1,18 +1,21 @@
 """What a person or a script sees while a run is driven: a live table, plain lines, or JSON lines.
 
 The observers write to a copy of standard output, because the local scheduler redirects the real one
-while a step runs. Called by `cli/run.py`.
+while a step runs. Whoever reads it may go away (`| head`, a closed terminal); the run goes on.
+Called by `cli/run.py`.
 """
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 from nexa_hpc.advance import Observer
 from nexa_hpc.cli.tables import duration
@@ -28,7 +31,8 @@ _PROGRESS_EVERY_S = 5.0
 def observer_for(run: Run, as_json: bool) -> Iterator[Observer]:
     """Yield the observer that fits where standard output goes."""
     sys.stdout.flush()
-    with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", errors="replace") as out:
+    copy = io.BufferedWriter(_Unread(os.dup(sys.stdout.fileno()), "w"))
+    with io.TextIOWrapper(copy, encoding="utf-8", errors="replace") as out:
         if as_json:
             yield JsonLines(run, out)
         elif out.isatty():
@@ -40,11 +44,36 @@ def observer_for(run: Run, as_json: bool) -> Iterator[Observer]:
             yield PlainLines(run, out)
 
 
+class _Unread(io.FileIO):
+    """A file that takes what it is given even when nobody reads it any more."""
+
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content) or 0
+        except OSError:
+            return len(content)
+
+
+class StepText:
+    """A step's output, which arrives in pieces that may end within a character, as text."""
+
+    def __init__(self) -> None:
+        self._decoders: dict[str, codecs.IncrementalDecoder] = {}
+
+    def decode(self, step: str, piece: bytes) -> str:
+        """Return the whole characters that `piece` completes."""
+        if step not in self._decoders:
+            self._decoders[step] = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        return self._decoders[step].decode(piece)
+
+
 class PlainLines:
     """One line for each thing that happens, and the running step's output as it comes."""
 
     def __init__(self, run: Run, out: TextIO) -> None:
         self._out = out
+        self._text = StepText()
+        self._within_line = False
         self._started: dict[str, float] = {}
         self._told = 0.0
         self._print(f"run {run.id}: {len(run.instances)} steps")
@@ -57,8 +86,11 @@ class PlainLines:
 
     def output(self, instance: Instance, text: bytes) -> None:
         """See `advance.Observer`."""
-        self._out.write(text.decode(errors="replace"))
-        self._out.flush()
+        shown = self._text.decode(instance.step, text)
+        if shown:
+            self._within_line = not shown.endswith("\n")
+            self._out.write(shown)
+            self._out.flush()
 
     def progressed(self, instance: Instance, progress: Progress) -> None:
         """See `advance.Observer`; at most a line every few seconds."""
@@ -81,7 +113,9 @@ class PlainLines:
             self._print(f"{instance.step}: waiting: {standing.message}")
 
     def _print(self, line: str) -> None:
-        self._out.write(line + "\n")
+        begin = "\n" if self._within_line else ""
+        self._within_line = False
+        self._out.write(f"{begin}{line}\n")
         self._out.flush()
 
 
@@ -90,6 +124,7 @@ class JsonLines:
 
     def __init__(self, run: Run, out: TextIO) -> None:
         self._out = out
+        self._text = StepText()
         self._print("run", run=run.id, pipeline=run.pipeline, steps=list(run.instances))
 
     def started(self, instance: Instance, attempt: int) -> None:
@@ -98,7 +133,7 @@ class JsonLines:
 
     def output(self, instance: Instance, text: bytes) -> None:
         """See `advance.Observer`."""
-        self._print("output", step=instance.step, text=text.decode(errors="replace"))
+        self._print("output", step=instance.step, text=self._text.decode(instance.step, text))
 
     def progressed(self, instance: Instance, progress: Progress) -> None:
         """See `advance.Observer`."""

@@ -27,7 +27,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from typing import Any
 from nexa_hpc.core.handlers import SINGLE_OUTPUT, StepView, Task
 from nexa_hpc.errors import CommandError, nearest
 from nexa_hpc.runners.checkpoint_watch import CheckpointWatch
+from nexa_hpc.runners.process_group import ask_to_stop, signal_group
 
 _OWN_PARAMS = ("command", "code", "checkpoint")
 _LOOK_EVERY_S = 1.0
@@ -87,6 +87,9 @@ class CommandHandler:
         except BaseException:
             _stop(process, _signal_number(checkpoint.get("signal", "TERM")), seals)
             raise
+        finally:
+            # What the shell left in the background would write into a published result.
+            signal_group(process, signal.SIGKILL)
         if code != 0:
             raise CommandError(_describe_exit(code))
 
@@ -137,24 +140,16 @@ def _supervise(process: subprocess.Popen[bytes], seals: CheckpointWatch | None) 
 
 
 def _stop(process: subprocess.Popen[bytes], asked: int, seals: CheckpointWatch | None) -> None:
-    """Ask the command and all it started to stop, seal what it leaves, and end the rest."""
-    if process.poll() is None:
-        _signal_group(process, asked)
-        deadline = time.monotonic() + _STOP_GRACE_S
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-    stopped_by_itself = process.poll() is not None
-    _signal_group(process, signal.SIGKILL)
-    process.wait()
-    if seals is not None and stopped_by_itself:
-        seals.last_look()
+    """Ask the command and all it started to stop, seal what it leaves, and end the rest.
 
-
-def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    A second Ctrl-C meanwhile ends it at once.
+    """
     try:
-        os.killpg(process.pid, number)
-    except ProcessLookupError:
-        pass
+        if ask_to_stop(process, asked, _STOP_GRACE_S) and seals is not None:
+            seals.last_look()
+    finally:
+        signal_group(process, signal.SIGKILL)
+        process.wait()
 
 
 def _signal_number(name: Any) -> int:
