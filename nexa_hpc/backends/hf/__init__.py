@@ -1,0 +1,10 @@
+"""Training and evaluation with transformers, datasets, peft and scikit-learn.
+
+    installed, checks, hub, sources             light: planning imports them, no library
+    rows, models, recipes, arguments,
+    callbacks, training, curves, card           `runners.train`
+    scoring, perplexity, plots, report,
+    evaluation                                  `runners.eval`
+
+The second and third groups import the libraries and are themselves imported inside functions only.
+"""
