@@ -10,8 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nexa_hpc.core.artifacts import Artifact, create_artifact
+    from nexa_hpc.core.artifacts import Artifact
     from nexa_hpc.core.handlers import Task
+    from nexa_hpc.core.publishing import create_artifact
     from nexa_hpc.core.registry import Registry
     from nexa_hpc.core.spec import Step
     from nexa_hpc.pipeline import Pipeline, PipelineRun
@@ -35,7 +36,7 @@ _HOMES = {
     "Registry": "nexa_hpc.core.registry",
     "Step": "nexa_hpc.core.spec",
     "Task": "nexa_hpc.core.handlers",
-    "create_artifact": "nexa_hpc.core.artifacts",
+    "create_artifact": "nexa_hpc.core.publishing",
 }
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from nexa_hpc.core import artifacts, atomic
-from nexa_hpc.core.artifacts import Presence, Publication, create_artifact, look, open_artifact
+from nexa_hpc.core import artifacts, atomic, publishing
+from nexa_hpc.core.artifacts import Presence, look, open_artifact
+from nexa_hpc.core.publishing import Publication, create_artifact
 from nexa_hpc.errors import ArtifactError
 
 SPAWN = get_context("spawn")
@@ -290,7 +291,7 @@ def test_absent_and_trashed_say_so(tmp_path: Path) -> None:
     assert look(tmp_path / "a").presence is Presence.ABSENT
     with pytest.raises(ArtifactError, match="absent"):
         open_artifact(tmp_path / "a")
-    artifacts.move_to_trash(tmp_path / "a")  # somebody else was faster: no error
+    publishing.move_to_trash(tmp_path / "a")  # somebody else was faster: no error
     assert _names(tmp_path / ".trash") == []
 
 
@@ -345,7 +346,7 @@ def test_of_several_processes_one_publishes_and_all_get_the_same(tmp_path: Path)
 _DOOMED = """
 import os, signal, sys
 from pathlib import Path
-from nexa_hpc.core.artifacts import create_artifact
+from nexa_hpc.core.publishing import create_artifact
 
 countdown = int(sys.argv[2])
 

@@ -16,7 +16,7 @@ from conftest import RunCli, child_environment
 
 from nexa_hpc.cli.models import group
 from nexa_hpc.cli.session import Session
-from nexa_hpc.core.artifacts import Publication, create_artifact
+from nexa_hpc.core.publishing import Publication, create_artifact
 from nexa_hpc.core.registry import Registry
 from nexa_hpc.errors import ArtifactError, RegistryError, UnknownNameError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nexa_hpc.core.artifacts import create_artifact
+from nexa_hpc.core.publishing import create_artifact
 from nexa_hpc.core.registry import Registry
 from nexa_hpc.core.registry_names import Reference
 from nexa_hpc.errors import ArtifactError, NexaError, RegistryError, StateError, UnknownNameError

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from nexa_hpc.core.artifacts import create_artifact
+from nexa_hpc.core.publishing import create_artifact
 from nexa_hpc.core.registry import Registry
 from nexa_hpc.errors import RegistryError, UnknownNameError
 

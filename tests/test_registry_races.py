@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import child_environment
 
-from nexa_hpc.core.artifacts import create_artifact
+from nexa_hpc.core.publishing import create_artifact
 from nexa_hpc.core.registry import Registry
 from nexa_hpc.errors import RegistryError, UnknownNameError
 

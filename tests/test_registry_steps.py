@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from nexa_hpc.core.artifacts import create_artifact
 from nexa_hpc.core.handlers import StepView, Task, find_handler
+from nexa_hpc.core.publishing import create_artifact
 from nexa_hpc.core.registry import Registry
 from nexa_hpc.errors import ArtifactError, RegistryError, UnknownNameError
 

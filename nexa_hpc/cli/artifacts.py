@@ -11,8 +11,7 @@ from typing import Any
 import click
 
 from nexa_hpc.cli.session import Session
-from nexa_hpc.cli.status import local_time
-from nexa_hpc.cli.tables import print_table, size
+from nexa_hpc.cli.tables import local_time, print_table, size
 from nexa_hpc.core.artifacts import Artifact, Finding, look, open_artifact, verify
 from nexa_hpc.core.paths import ProjectPaths
 from nexa_hpc.core.reading import list_names

@@ -14,8 +14,7 @@ from click.shell_completion import CompletionItem
 
 from nexa_hpc.cli import models_view
 from nexa_hpc.cli.session import Session
-from nexa_hpc.cli.status import local_time
-from nexa_hpc.cli.tables import print_table
+from nexa_hpc.cli.tables import local_time, print_table
 from nexa_hpc.core.registry import Registry, artifact_to_register
 from nexa_hpc.core.registry_meta import read_meta
 from nexa_hpc.core.registry_names import LATEST

@@ -14,7 +14,7 @@ import click
 
 from nexa_hpc.cli.completion import RUN_ARGUMENT
 from nexa_hpc.cli.session import Session
-from nexa_hpc.cli.tables import duration, print_table
+from nexa_hpc.cli.tables import duration, local_time, print_table
 from nexa_hpc.core.drivers import Watch
 from nexa_hpc.core.projection import project
 from nexa_hpc.core.runs import Run, all_runs, mark_cancelled
@@ -110,11 +110,6 @@ def summary(standings: Mapping[str, Standing]) -> str:
     """Return how many steps are in which state, in words."""
     counts = Counter(standing.state for standing in standings.values())
     return ", ".join(f"{counts[state]} {state.value}" for state in State if counts[state])
-
-
-def local_time(timestamp: str) -> str:
-    """Return a recorded time in the reader's zone, to the second."""
-    return datetime.fromisoformat(timestamp).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def elapsed(standing: Standing) -> str:

@@ -136,7 +136,7 @@ def _view(step: documents.Step, project: Path) -> StepView:
         params=step.params,
         inputs={name: declared.path for name, declared in step.inputs.items()},
         outputs=step.outputs,
-        resources=step.resources.model_dump(exclude_none=True),
+        resources=step.resources.model_dump(exclude_defaults=True),
         project=project,
     )
 

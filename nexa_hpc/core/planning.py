@@ -99,7 +99,7 @@ class _Keys:
         decider = Decider(self._request.spec.name, self._request.paths, self._drafts.handlers)
         for step_id in self._graph.order:
             draft = self._instance(self._steps[step_id])
-            if draft is not None:
+            if draft is not None and all(parent in found for parent in draft.parents):
                 decision = decider.decide(draft, found)
                 found[step_id] = replace(draft, action=decision.action, reason=decision.reason)
         _raise_problems(self._problems, ())
@@ -111,7 +111,8 @@ class _Keys:
         inputs = self._inputs(step, handler)
         code = self._code_digests(step, handler)
         params = dict(handler.resolve(self._drafts.views[step.id]))
-        env = step.env.model_dump(exclude_none=True)
+        as_inputs = {reference.place for reference in self._drafts.references[step.id]}
+        env = step.env.model_dump(exclude_defaults=True)
         if inputs is None or code is None:
             # Keys below this step cannot be told; its problem is reported instead of theirs.
             self._keys[step.id] = ""
@@ -121,7 +122,7 @@ class _Keys:
             handler_version=handler.version,
             backend=step.backend,
             scheduler=step.scheduler,
-            params={n: v for n, v in params.items() if n not in {i.name for i in inputs}},
+            params={n: v for n, v in params.items() if f"params.{n}" not in as_inputs},
             inputs={i.name: i.source for i in inputs},
             outputs=step.outputs,
             cache_hint=step.cache_hint,
@@ -144,8 +145,8 @@ class _Keys:
             sources={i.name: i.source for i in inputs},
             outputs=_outputs(step, handler),
             parents=tuple(self._graph.parents[step.id]),
-            env={name: value for name, value in env.items() if value},
-            resources=step.resources.model_dump(exclude_none=True),
+            env=env,
+            resources=step.resources.model_dump(exclude_defaults=True),
             labels={**self._request.spec.labels, **step.labels},
             document=document,
             resolved=_resolved(step, params, inputs),

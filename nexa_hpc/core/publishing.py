@@ -1,0 +1,187 @@
+"""Publishing an artifact: a finished temporary folder, sealed, is renamed to its destination.
+
+A rename cannot replace a folder that is not empty, so a destination already there is looked at and
+adopted; a damaged one is moved aside first. `create_artifact` is the public form, for any
+destination; the worker uses `Publication`. Standard library alone.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from nexa_hpc.core import atomic
+from nexa_hpc.core.artifacts import (
+    COMPLETE,
+    META,
+    Artifact,
+    Presence,
+    look,
+    open_artifact,
+    payload_hash,
+    sha256_file,
+)
+from nexa_hpc.core.canonical import sha256_bytes
+from nexa_hpc.errors import ArtifactError
+
+
+def create_artifact(
+    destination: str | os.PathLike[str],
+    producer: Callable[[Path], object],
+    *,
+    kind: str = "artifact",
+    inputs: Mapping[str, Any] | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> Artifact:
+    """Call `producer` with an empty folder and publish what it wrote at `destination`, atomically.
+
+    A complete artifact already at `destination` is verified and returned; `producer` is not called.
+    Raises ArtifactError when something that is no artifact of ours is in the way, or when the
+    payload holds links or special files; whatever `producer` raises passes through, and nothing is
+    left behind.
+    """
+    target = Path(os.path.abspath(destination))
+    there = look(target)
+    if there.artifact is not None:
+        return there.artifact
+    if there.presence is Presence.FOREIGN:
+        raise ArtifactError(
+            f"{target} exists and is no artifact of nexa_hpc; it is left alone",
+            hint="move it away, or choose another destination",
+        )
+    publication = Publication.begin(target)
+    try:
+        producer(publication.folder)
+        return publication.publish(kind=kind, inputs=inputs, labels=labels)
+    finally:
+        publication.discard()
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A temporary folder on its way to `destination`."""
+
+    destination: Path
+    folder: Path
+
+    @classmethod
+    def begin(cls, destination: Path) -> Publication:
+        """Make the temporary folder beside `destination`, so that the rename stays on one disk."""
+        folder = atomic.temporary_beside(destination)
+        atomic.make_folder(folder)
+        return cls(destination, folder)
+
+    def publish(
+        self,
+        *,
+        kind: str,
+        inputs: Mapping[str, Any] | None = None,
+        labels: Mapping[str, str] | None = None,
+        step_key: str | None = None,
+        key_document: Mapping[str, Any] | None = None,
+        uri: str | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Artifact:
+        """Seal the folder and rename it to its destination; adopt a complete one that is there."""
+        meta = {
+            "kind": kind,
+            "uri": uri or str(self.destination),
+            **_describe(self.folder),
+            "created_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "inputs": dict(inputs or {}),
+            "labels": dict(labels or {}),
+            "step_key": step_key,
+            "key": key_document,
+            **(extra or {}),
+        }
+        raw = atomic.encode_json(meta)
+        atomic.write_new_file(self.folder / META, raw)
+        atomic.write_new_file(self.folder / COMPLETE, (sha256_bytes(raw) + "\n").encode())
+        atomic.sync_folder(self.folder)
+        if atomic.rename_folder(self.folder, self.destination):
+            return Artifact(self.destination, meta)
+        return self._adopt(meta)
+
+    def _adopt(self, meta: Mapping[str, Any]) -> Artifact:
+        """Take what stands at the destination if it is whole, else move it aside."""
+        there = look(self.destination)
+        if there.artifact is not None:
+            return there.artifact
+        if there.presence is Presence.FOREIGN:
+            raise ArtifactError(f"{self.destination} is no artifact of nexa_hpc; it is left alone")
+        move_to_trash(self.destination)
+        if atomic.rename_folder(self.folder, self.destination):
+            return Artifact(self.destination, meta)
+        return open_artifact(self.destination)
+
+    def discard(self) -> None:
+        """Remove the temporary folder, if it is still there."""
+        atomic.remove_tree(self.folder)
+
+
+def move_to_trash(path: Path) -> Path:
+    """Rename the damaged artifact at `path` into `.trash` beside it; return its new place."""
+    trash = path.parent / ".trash"
+    atomic.make_folder(trash)
+    moved = trash / f"{path.name}.{atomic.unique_suffix()}"
+    try:
+        atomic.rename_folder(path, moved)
+    except FileNotFoundError:
+        pass  # Somebody else moved it first.
+    return moved
+
+
+def _describe(folder: Path) -> dict[str, Any]:
+    """Digest and fsync every file below `folder`: its `hash`, `bytes` and `files`."""
+    files = {}
+    for name in sorted(_payload_names(folder)):
+        path = folder / name
+        files[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        atomic.sync_file(path)
+    return {
+        "hash": payload_hash(files),
+        "bytes": sum(entry["bytes"] for entry in files.values()),
+        "files": files,
+    }
+
+
+def _payload_names(folder: Path) -> list[str]:
+    names = []
+    for parent, folders, files in os.walk(folder, onerror=_raise):
+        for name in [*folders, *files]:
+            path = Path(parent, name)
+            relative = path.relative_to(folder).as_posix()
+            mode = path.lstat().st_mode
+            if relative in (META, COMPLETE):
+                raise ArtifactError(f"the payload holds a file named {relative}, which is reserved")
+            if not _is_text(relative):
+                raise ArtifactError(f"the payload holds a name that is not UTF-8: {relative!a}")
+            if stat.S_ISREG(mode):
+                names.append(relative)
+            elif not stat.S_ISDIR(mode):
+                raise ArtifactError(
+                    f"the payload holds {relative}, which is a link or a special file",
+                    hint="an artifact holds files and folders only: copy what the link points to",
+                )
+        if parent != str(folder):
+            atomic.sync_folder(Path(parent))
+    return names
+
+
+def _is_text(name: str) -> bool:
+    """Whether `name` can stand in meta.json: bytes that are no UTF-8 arrive as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _raise(error: OSError) -> None:
+    # os.walk passes over a folder that it cannot list; half a payload would be published.
+    raise error
