@@ -281,6 +281,24 @@ def test_a_link_is_not_put_in_place_of_a_folder(tmp_path: Path) -> None:
     assert _names(tmp_path) == ["out"]
 
 
+def test_a_second_name_is_a_link_to_the_same_bytes_and_replaces_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    atomic.link_file(tmp_path / "a", tmp_path / "deep" / "b")
+    assert os.path.samefile(tmp_path / "a", tmp_path / "deep" / "b")
+    with pytest.raises(FileExistsError):
+        atomic.link_file(tmp_path / "a", tmp_path / "deep" / "b")
+
+
+def test_a_log_is_appended_to_and_each_line_is_there_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "train.1.log"
+    for line in (b"one\n", b"two\n"):
+        with atomic.open_log(path) as log:
+            log.write(line)
+            assert path.read_bytes().endswith(line), "before it is closed"
+    assert path.read_bytes() == b"one\ntwo\n"
+    assert _mode(path) == 0o600
+
+
 def test_removing_a_tree_that_is_gone_is_no_error(tmp_path: Path) -> None:
     atomic.write_file(tmp_path / "a" / "b", "")
     atomic.remove_tree(tmp_path / "a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -117,3 +118,39 @@ def test_every_file_and_folder_is_durable_before_the_seal(
         ("folder", tmp_path),
         ("folder", tmp_path / "sealed"),
     ]
+
+
+# ------------------------------------------------------------------------------------- snapshots
+
+
+def test_a_snapshot_outlives_the_writer_that_replaces_its_file(tmp_path: Path) -> None:
+    state = tmp_path / "deep" / "state.txt"
+    state.parent.mkdir()
+    state.write_text("1")
+    checkpoints.snapshot(tmp_path, [state])
+    (tmp_path / "new").write_text("2, and half of")
+    (tmp_path / "new").rename(state)
+    found = checkpoints.newest([tmp_path])
+    assert found is not None
+    assert (found.path / "deep" / "state.txt").read_text() == "1"
+
+
+def test_a_snapshot_that_was_rewritten_in_place_is_passed_over(tmp_path: Path) -> None:
+    state = tmp_path / "state.txt"
+    state.write_text("1")
+    checkpoints.snapshot(tmp_path, [state])
+    state.write_text("2")
+    os.utime(state, ns=(0, 0))  # the clock may be coarser than this test is quick
+    assert checkpoints.newest([tmp_path]) is None
+
+
+def test_the_last_two_snapshots_are_kept(tmp_path: Path) -> None:
+    for number in range(1, 13):
+        (tmp_path / "new").write_text(str(number))
+        (tmp_path / "new").rename(tmp_path / "state.txt")
+        checkpoints.snapshot(tmp_path, [tmp_path / "state.txt"])
+    kept = sorted(int(path.parent.name) for path in tmp_path.rglob("*/[0-9]*/state.txt"))
+    assert kept == [11, 12]
+    found = checkpoints.newest([tmp_path])
+    assert found is not None
+    assert (found.path / "state.txt").read_text() == "12"

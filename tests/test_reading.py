@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -12,17 +13,16 @@ from nexa_hpc.errors import StateError
 
 
 def _stale_times(monkeypatch: pytest.MonkeyPatch, times: int) -> list[Path]:
-    """Let the first `times` reads of any file fail as NFS does when the file was replaced."""
+    """Let the first `times` openings of any file fail as NFS does when the file was replaced."""
     asked: list[Path] = []
-    real = Path.read_bytes
 
-    def read(path: Path) -> bytes:
+    def opened(path: Path, *args: Any, **kwargs: Any) -> BinaryIO:
         asked.append(path)
         if len(asked) <= times:
             raise OSError(errno.ESTALE, "Stale file handle")
-        return real(path)
+        return open(path, *args, **kwargs)
 
-    monkeypatch.setattr(Path, "read_bytes", read)
+    monkeypatch.setattr(reading, "open", opened, raising=False)
     monkeypatch.setattr(reading.time, "sleep", lambda _: None)
     return asked
 

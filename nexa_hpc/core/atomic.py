@@ -149,6 +149,12 @@ def create_once(path: Path, value: Any, mode: int = FILE_MODE) -> bool:
     return True
 
 
+def link_file(file: Path, link: Path) -> None:
+    """Give `file` a second name, `link`, which must not exist; its missing folders are made."""
+    make_folder(link.parent)
+    os.link(file, link)
+
+
 def replace_link(link: Path, target: str) -> None:
     """Point the symlink `link` at `target`, atomically; the caller knows that `link` is ours."""
     make_folder(link.parent)

@@ -54,8 +54,7 @@ def seal(work_dir: Path, checkpoint: Path) -> None:
 
 
 def snapshot(work_dir: Path, files: Sequence[Path]) -> None:
-    """Seal `files`, all inside `work_dir`, as they are now, by links of their own to the same
-    bytes.
+    """Seal `files`, all inside `work_dir`, as they are now, by links to the same bytes.
 
     A writer that replaces them by renaming does not touch the snapshot; one that rewrites them in
     place spoils it, which its sizes and times tell. The last two snapshots are kept.
@@ -64,9 +63,7 @@ def snapshot(work_dir: Path, files: Sequence[Path]) -> None:
     numbers = sorted(int(name) for name in list_names(home) if name.isdigit())
     folder = home / str(numbers[-1] + 1 if numbers else 1)
     for file in files:
-        link = folder / file.relative_to(work_dir)
-        atomic.make_folder(link.parent)
-        os.link(file, link)
+        atomic.link_file(file, folder / file.relative_to(work_dir))
     seal(work_dir, folder)
     for number in numbers[: 1 - _SNAPSHOTS_KEPT]:
         atomic.remove_tree(home / str(number))
