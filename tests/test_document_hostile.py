@@ -171,11 +171,13 @@ def _only_spec_errors(text: bytes) -> None:
 
 
 @given(st.binary(max_size=200))
+@settings(deadline=None)
 def test_random_bytes_raise_nothing_else(text: bytes) -> None:
     _only_spec_errors(text)
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=200))
+@settings(deadline=None)
 def test_random_text_raises_nothing_else(text: str) -> None:
     _only_spec_errors(text.encode())
 
@@ -192,7 +194,7 @@ def test_random_text_raises_nothing_else(text: str) -> None:
         max_size=4,
     )
 )  # fmt: skip
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_a_mutated_pipeline_raises_nothing_else(changes: list[tuple[int, int, bytes]]) -> None:
     text = PIPELINE
     for start, length, new in changes:
@@ -229,6 +231,6 @@ _VALUES = st.recursive(
         },
     )
 )
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_values_of_any_shape_anywhere_raise_nothing_else(pipeline: dict[str, Any]) -> None:
     _only_spec_errors(yaml.safe_dump({"pipeline": pipeline}).encode())

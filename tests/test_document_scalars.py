@@ -7,7 +7,7 @@ import math
 
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nexa_hpc.core import scalars
@@ -53,12 +53,12 @@ def test_what_json_does_not_have_is_refused_with_its_line(word: str) -> None:
         parse_document(f"a: 1\nb: {word}\n".encode(), "p.yaml")
 
 
-@pytest.mark.parametrize("word", ["0x_", "0b_", "9" * 5000, "1:" + "9" * 3])
-def test_no_number_is_torn_into_a_traceback(word: str) -> None:
-    try:
+@pytest.mark.parametrize("word", ["0x_", "0b_", "-0x_", "9" * 5000, "0x" + "f" * 2_000_000])
+def test_a_number_that_is_none_or_far_too_long_is_refused(word: str) -> None:
+    with pytest.raises(SpecError) as caught:
         parse_document(f"a: {word}\n".encode(), "p.yaml")
-    except SpecError as error:
-        assert error.problems[0].line == 1
+    assert caught.value.problems[0].line == 1
+    assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize(
@@ -117,6 +117,7 @@ def outcome(read: object, *arguments: object) -> tuple[str, object]:
 
 
 @given(WORDS)
+@settings(deadline=None)
 @example("-.5")
 @example("1:60")
 def test_what_pyyaml_takes_for_a_number_or_a_word_of_its_own_reads_the_same(word: str) -> None:
@@ -131,6 +132,7 @@ def test_what_pyyaml_takes_for_a_number_or_a_word_of_its_own_reads_the_same(word
 
 @pytest.mark.skipif(not importlib.util.find_spec("omegaconf"), reason="needs OmegaConf")
 @given(WORDS)
+@settings(deadline=None)
 @example("-.5")
 @example(".5e5")
 @example("1e999")

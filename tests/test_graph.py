@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nexa_hpc.core.document import parse_document
@@ -150,6 +150,7 @@ def acyclic(draw: st.DrawFn) -> tuple[list[Node], dict[str, list[str]]]:
 
 
 @given(acyclic())
+@settings(deadline=None)
 def test_the_order_respects_every_edge(case: tuple[list[Node], dict[str, list[str]]]) -> None:
     nodes, implied = case
     assert check_graph(nodes, implied) == []
@@ -166,6 +167,7 @@ def test_the_order_respects_every_edge(case: tuple[list[Node], dict[str, list[st
 
 
 @given(acyclic())
+@settings(deadline=None)
 def test_an_order_that_is_right_already_is_kept(
     case: tuple[list[Node], dict[str, list[str]]],
 ) -> None:
@@ -176,6 +178,7 @@ def test_an_order_that_is_right_already_is_kept(
 
 
 @given(st.lists(st.lists(st.integers(0, 7), max_size=3), min_size=1, max_size=8))
+@settings(deadline=None)
 def test_a_graph_either_has_a_problem_or_an_order(edges: list[list[int]]) -> None:
     nodes = [
         Node(f"s{n}", [f"s{parent}" for parent in above if parent < len(edges)])

@@ -199,6 +199,32 @@ def test_ten_thousand_mistakes_are_counted_not_printed() -> None:
     assert problems[-1] == "p.yaml: and 9,900 problems more"
 
 
-def test_long_and_odd_values_are_described_not_shown() -> None:
-    (problem,) = of_step(f"resources: {{nodes: {'x' * 500}}}")
-    assert problem.endswith("expected a whole number, got text of 500 characters")
+HOSTILE = '"' + r"\e[31m\n" + "x" * 5000 + '"'
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        "resources: {nodes: %s}", "%s: 1", "in: {%s: x}", "in: {x: {path: %s}}", "after: [%s]",
+        "out: {%s: x}", "out: {%s: 3}", "labels: {%s: x}", "scheduler: %s",
+        "env: {variables: {%s: 3}}",
+    ],
+)  # fmt: skip
+def test_a_message_is_short_and_does_nothing_to_a_terminal(declared: str) -> None:
+    for problem in of_step(declared % HOSTILE + "\nwat: 1"):
+        assert problem.isprintable()
+        assert len(problem) < 700
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pipeline: {name: %s, steps: []}\n", "pipeline: {%s: 1}\n", "%s: 1\n", "%s: 1\n%s: 2\n",
+        "pipeline: {name: p, steps: [{id: %s, uses: 1}, {id: %s}, {id: a, after: [%s]}]}\n",
+        "pipeline: {name: p, steps: [{id: %s, after: [b]}, {id: b}]}\n",
+    ],
+)  # fmt: skip
+def test_so_is_one_about_the_pipeline(text: str) -> None:
+    for problem in problems_of(text.replace("%s", HOSTILE)):
+        assert problem.isprintable()
+        assert len(problem) < 700

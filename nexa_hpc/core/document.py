@@ -27,6 +27,7 @@ from yaml.events import (
 )
 
 from nexa_hpc.core import scalars
+from nexa_hpc.core.quoting import shown
 from nexa_hpc.errors import Problem, SpecError, nearest
 
 MAX_BYTES = 8 * 2**20
@@ -235,7 +236,9 @@ class _Builder:
             line = event.start_mark.line + 1
             key = self._key(event, depth)
             if key in lines:
-                raise self._refuse(event, f"duplicate key '{key}', first in line {lines[key]}")
+                raise self._refuse(
+                    event, f"duplicate key '{shown(key)}', first in line {lines[key]}"
+                )
             lines[key] = line
             if key == _MERGE and type(event) is ScalarEvent and event.implicit[0]:
                 merged = self._merge_sources(depth)
@@ -256,7 +259,8 @@ class _Builder:
             return key
         if type(event) is ScalarEvent:
             kind = scalars.kind_of(key)
-            raise self._refuse(event, f"the key {event.value or 'null'} reads as {kind}; quote it")
+            word = shown(event.value) or "null"
+            raise self._refuse(event, f"the key {word} reads as {kind}; quote it")
         raise self._refuse(event, "a key must be text; quote it")
 
     def _merge_sources(self, depth: int) -> list[dict[str, Any]]:
@@ -282,7 +286,9 @@ class _Builder:
     def _alias(self, event: Any, depth: int) -> Any:
         anchored = self._anchors.get(event.anchor)
         if anchored is None:
-            message = f"the alias *{event.anchor} has no anchor before it, or is inside of it"
+            message = (
+                f"the alias *{shown(event.anchor)} has no anchor before it, or is inside of it"
+            )
             raise self._refuse(event, message)
         self._nodes += anchored.nodes
         self._check_cost(event, depth + anchored.depth)
@@ -300,7 +306,7 @@ class _Builder:
             raise self._refuse_tag(event)
 
     def _refuse_tag(self, event: Any) -> SpecError:
-        tag = event.tag.replace(_CORE, "!!")
+        tag = shown(event.tag.replace(_CORE, "!!"))
         return self._refuse(event, f"the tag {tag} is not allowed; only plain values are")
 
     def _refuse(self, event: Any, message: str) -> SpecError:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from nexa_hpc.core.quoting import shown
 from nexa_hpc.errors import Problem, nearest
 
 if TYPE_CHECKING:
@@ -90,11 +91,11 @@ def check_graph(
         if first[step.id] != number:
             line = place.line(first[step.id], "id")
             where = f" (first in line {line})" if line is not None else ""
-            message = f"the id '{step.id}' is given to two steps{where}"
+            message = f"the id '{shown(step.id)}' is given to two steps{where}"
             problems.append(place.problem(number, step.id, "id", message))
         for parent in step.after or ():
             if parent not in first:
-                message = f"unknown step '{parent}'" + nearest(parent, first)
+                message = f"unknown step '{shown(parent)}'" + nearest(parent, first)
                 problems.append(place.problem(number, step.id, "after", message))
     if len(first) == len(steps):  # with ids given twice, who waits for whom is not known
         parents = {
@@ -122,20 +123,23 @@ class _Place:
     def problem(self, number: int, step_id: str, key: str, message: str) -> Problem:
         """Return `message` as a Problem at `key` of the step with this number."""
         name = self._document.name if self._document is not None else None
-        return Problem(message, file=name, line=self.line(number, key), step=step_id, key=key)
+        return Problem(
+            message, file=name, line=self.line(number, key), step=shown(step_id), key=key
+        )
 
 
 def _cycle_problem(cycle: list[str], implicit: set[str], place: _Place) -> Problem:
     """Say who waits for whom, where that stands, and how it may have come about unasked."""
+    names = [shown(step_id) for step_id in cycle]
     if len(cycle) == 1:
         message = "the step waits for itself"
     else:
         lines = [place.line(place.numbers[step_id], "id") for step_id in cycle]
         where = f" (lines {', '.join(map(str, lines))})" if None not in lines else ""
-        message = f"a cycle, each waits for the next: {' → '.join([*cycle, cycle[0]])}{where}"
+        message = f"a cycle, each waits for the next: {' → '.join([*names, names[0]])}{where}"
     unasked = [step_id for step_id in cycle if step_id in implicit]
     if unasked:
-        message += f"; '{unasked[0]}' has no `after`, so it waits for the step before it"
+        message += f"; '{shown(unasked[0])}' has no `after`, so it waits for the step before it"
     return place.problem(place.numbers[cycle[0]], cycle[0], "after", message)
 
 

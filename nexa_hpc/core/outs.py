@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from nexa_hpc.core.links import leads_into
 from nexa_hpc.core.paths import ProjectPaths
+from nexa_hpc.core.quoting import shown
 from nexa_hpc.errors import Problem
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def check_outs(
     for out in _declared(spec, document):
         target, message = checker.check(out.text)
         if message is not None:
-            problems.append(out.problem(f"'{_shown(out.text)}' {message}"))
+            problems.append(out.problem(f"'{shown(out.text)}' {message}"))
         else:
             targets.append((target, out))
     return problems + _clashes(targets)
@@ -65,12 +66,6 @@ def _declared(spec: PipelineSpec, document: Document) -> Iterator[_Out]:
             keys = ("out",) if isinstance(step.out, str) else ("out", name)
             line = document.line_of(("pipeline", "steps", number, *keys))
             yield _Out(step.id, ".".join(keys), text, line, document.name)
-
-
-def _shown(text: str) -> str:
-    """Return `text` fit for a message: short, and without what a terminal would act on."""
-    text = text if len(text) <= 120 else f"{text[:100]}…"
-    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 class _Checker:
@@ -118,7 +113,7 @@ class _Checker:
         if normal == ".." or normal.startswith("../"):
             return "leads outside the project root"
         if ".." in text.split("/"):
-            return f"goes back by `..`; write '{normal}'"
+            return f"goes back by `..`; write '{shown(normal)}'"
         return None
 
     def _place_problem(self, target: str) -> str | None:
@@ -192,7 +187,9 @@ def _clashes(targets: list[tuple[str, _Out]]) -> list[Problem]:
     for target, out in targets:
         other = first.setdefault(target, out)
         if other is not out:
-            problems.append(out.problem(f"'{out.text}' is the `out` of {_named(other)}, too"))
+            problems.append(
+                out.problem(f"'{shown(out.text)}' is the `out` of {_named(other)}, too")
+            )
     around: list[str] = []
     # Sorted by names, what lies inside a folder follows it at once: no pair is compared twice.
     for target in sorted(first, key=lambda target: target.split("/")):
@@ -200,8 +197,8 @@ def _clashes(targets: list[tuple[str, _Out]]) -> list[Problem]:
             around.pop()
         if around:
             out, outer = first[target], first[around[-1]]
-            message = f"'{out.text}' lies inside '{outer.text}', the `out` of {_named(outer)}"
-            problems.append(out.problem(message))
+            inside = f"'{shown(out.text)}' lies inside '{shown(outer.text)}'"
+            problems.append(out.problem(f"{inside}, the `out` of {_named(outer)}"))
         around.append(target)
     return problems
 

@@ -11,6 +11,8 @@ import math
 import re
 from functools import lru_cache
 
+from nexa_hpc.core.quoting import shown
+
 Scalar = None | bool | int | float | str
 KINDS = (NULL, BOOL, INT, FLOAT, STR) = ("null", "bool", "int", "float", "str")
 
@@ -19,6 +21,7 @@ for _word, _value in {"yes": True, "true": True, "on": True, "no": False, "false
     _WORDS |= {_word: _value, _word.title(): _value, _word.upper(): _value}
 _WORDS |= {"off": False, "Off": False, "OFF": False}
 
+_MAX_DIGITS = 1000
 _NUMBER_STARTS = frozenset("-+.0123456789")
 _INT = re.compile(
     r"""[-+]?(?: 0b[01_]+ | 0x[0-9a-fA-F_]+ | 0[0-7_]+ | 0
@@ -56,7 +59,7 @@ def convert(word: str, kind: str) -> Scalar:
     if kind == FLOAT and type(value) is int:
         value = float(value)
     if kind_of(value) != kind:
-        raise ValueError(f"'{word}' is no {kind}")
+        raise ValueError(f"'{shown(word)}' is no {kind}")
     return value
 
 
@@ -66,12 +69,18 @@ def kind_of(value: Scalar) -> str:
 
 
 def _to_int(word: str) -> int:
+    # Python takes quadratic time for long ones, or refuses to print them again.
+    if len(word) > _MAX_DIGITS:
+        raise ValueError(f"a number of {len(word):,} digits")
     digits = word.replace("_", "").lstrip("+-")
     base = {"0b": 2, "0x": 16}.get(digits[:2], 8 if digits[0] == "0" else 10)
+    body = digits[2:] if base in (2, 16) else digits
+    if not body:
+        raise ValueError(f"'{word}' is no number")
     if ":" in digits:
         value = _sexagesimal([int(part) for part in digits.split(":")])
     else:
-        value = int(digits[2:] if base in (2, 16) else digits, base)
+        value = int(body, base)
     return -int(value) if word[0] == "-" else int(value)
 
 
@@ -83,7 +92,7 @@ def _to_float(word: str) -> float:
     else:
         value = float(digits.replace(".inf", "inf").replace(".nan", "nan"))
     if not math.isfinite(value):
-        raise ValueError(f"'{word}' is not a finite number")
+        raise ValueError(f"'{shown(word)}' is not a finite number")
     return value
 
 

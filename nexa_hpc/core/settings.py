@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nexa_hpc.core.paths import SETTINGS_NAME, ProjectPaths
+from nexa_hpc.core.quoting import shown
 from nexa_hpc.errors import Problem, SpecError, nearest
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _unknown(
         _problem(
             document,
             (*place, key),
-            f"unknown key '{key}'{nearest(key, known)} (allowed: {', '.join(known)})",
+            f"unknown key '{shown(key)}'{nearest(key, known)} (allowed: {', '.join(known)})",
         )
         for key in given
         if key not in known
@@ -106,4 +107,4 @@ def _unknown(
 
 def _problem(document: Document, place: tuple[str, ...], message: str) -> Problem:
     line = document.line_of(place)
-    return Problem(message, file=document.name, line=line, key=".".join(place))
+    return Problem(message, file=document.name, line=line, key=shown(".".join(place)))

@@ -26,6 +26,7 @@ from pydantic import (
 
 from nexa_hpc.core.document import Document, read_document, without_gc
 from nexa_hpc.core.handlers import SINGLE_INPUT, SINGLE_OUTPUT
+from nexa_hpc.core.quoting import shown
 from nexa_hpc.core.spec_problems import (
     NAME_PATTERN,
     NAME_RULE,
@@ -78,9 +79,9 @@ def _declared_out(value: Any) -> str | dict[str, str] | None:
     out = {name: path_text(path) for name, path in value.items()}
     for name, path in out.items():
         if not isinstance(name, str) or len(name) > 64 or not re.fullmatch(NAME_PATTERN, name):
-            raise ValueError(f"the name '{name}': {NAME_RULE}")
+            raise ValueError(f"the name '{shown(str(name))}': {NAME_RULE}")
         if not isinstance(path, str):
-            raise ValueError(f"'{name}' must be a path, as text")
+            raise ValueError(f"'{shown(name)}' must be a path, as text")
     return out
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from nexa_hpc.core.graph import Node, check_graph
+from nexa_hpc.core.quoting import shown
 from nexa_hpc.errors import Problem, nearest
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def top_level_problems(document: Document, model: type[BaseModel]) -> list[Probl
     """Return what is wrong at the top of `document`, whose `pipeline` is meant for `model`."""
 
     def problem(key: str, message: str) -> Problem:
-        return Problem(message, file=document.name, line=document.line_of((key,)), key=key)
+        return Problem(message, file=document.name, line=document.line_of((key,)), key=shown(key))
 
     problems = []
     for key in document.value:
@@ -76,7 +77,7 @@ def top_level_problems(document: Document, model: type[BaseModel]) -> list[Probl
             where = "; write it under `pipeline:`" if key in _fields(model) else ""
             hint = where or nearest(key, ["pipeline"])
             rest = " (allowed: pipeline, and x-… as a place for anchors)"
-            problems.append(problem(key, f"unknown key '{key}'{hint}{rest}"))
+            problems.append(problem(key, f"unknown key '{shown(key)}'{hint}{rest}"))
     if "pipeline" not in document.value:
         problems.append(problem("pipeline", "missing: a document holds one `pipeline:`"))
     return problems
@@ -109,7 +110,7 @@ def _problem(
     location = location[:-1] if about_key else location
     message = _message(details, model, location)
     if about_key and details["type"] != "string_pattern_mismatch":
-        message = f"the name '{location[-1]}': {message}"
+        message = f"the name '{shown(str(location[-1]))}': {message}"
     # Below one param, pydantic's places speak of kinds of values that the document does not name.
     if "params" in location:
         location = location[: location.index("params") + 2]
@@ -136,12 +137,12 @@ def _step_and_key(
     step_id = step.get("id") if isinstance(step, Mapping) else None
     if not isinstance(step_id, str):
         return None, _key_path(location)
-    return step_id, _key_path(rest)
+    return shown(step_id), _key_path(rest)
 
 
 def _key_path(location: Location) -> str | None:
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    return text.lstrip(".") or None
+    return shown(text.lstrip(".")) or None
 
 
 def _fields(model: type[BaseModel]) -> dict[str, Any]:
@@ -175,7 +176,7 @@ def _message(details: ErrorDetails, model: type[BaseModel], location: Location) 
     if kind == "value_error":
         return str(limits["error"])
     if kind == "string_pattern_mismatch":
-        return f"'{value}': {_PATTERN_RULES[limits['pattern']]}"
+        return f"'{shown(value)}': {_PATTERN_RULES[limits['pattern']]}"
     if kind == "literal_error":
         return f"expected {limits['expected']}, got {_describe(value)}" + nearest(
             value, str(limits["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
@@ -186,7 +187,7 @@ def _message(details: ErrorDetails, model: type[BaseModel], location: Location) 
 
 
 def _unknown_key(key: str, fields: Mapping[str, Any]) -> str:
-    return f"unknown key '{key}'{_meant(key, fields)} (allowed: {', '.join(fields)})"
+    return f"unknown key '{shown(key)}'{_meant(key, fields)} (allowed: {', '.join(fields)})"
 
 
 def _meant(key: str, fields: Mapping[str, Any]) -> str:
@@ -234,7 +235,7 @@ def _describe(value: Any) -> str:
     if isinstance(value, (int, float)):
         return f"the number {value}"
     if isinstance(value, str):
-        return f"the text '{value}'" if len(value) <= 80 else f"text of {len(value)} characters"
+        return f"the text '{shown(value)}'"
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, (list, tuple)):
