@@ -55,8 +55,10 @@ def _package_of(module: str, file: Path) -> str:
 def _imports(file: Path, package: str) -> Iterator[str]:
     try:
         tree = ast.parse(file.read_bytes())
-    except SyntaxError as error:
-        raise UserError(f"{file}:{error.lineno}: not valid Python: {error.msg}") from error
+    except (SyntaxError, ValueError) as error:  # ValueError: a NUL byte, in older Pythons
+        line = getattr(error, "lineno", None)
+        place = f"{file}:{line}" if line is not None else str(file)
+        raise UserError(f"{place}: not valid Python: {getattr(error, 'msg', error)}") from error
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

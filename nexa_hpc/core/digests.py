@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,9 +51,9 @@ class Digester:
 
         Raises UserError when the content is larger than the limit, saying what to write instead.
         """
-        entries = _walk(path)
         if mode == "none":
             return InputDigest("none", "none")
+        entries = sorted(_walk(path, ".", ()), key=lambda entry: entry[0])
         stats = [[name, s.st_size, s.st_mtime_ns] for name, s in entries]
         signature = sha256_json(stats)
         if mode == "stat":
@@ -67,8 +69,8 @@ class Digester:
             return
         try:
             atomic.write_json(self._memory_file, self._memory)
-        except OSError:
-            return
+        except (OSError, ValueError):
+            return  # ValueError: the name of some file is not text.
 
     def _check_size(self, path: Path, size_bytes: int) -> None:
         if size_bytes > self._limit_gb * _BYTES_PER_GB:
@@ -79,14 +81,14 @@ class Digester:
                 "step's `in`, or raise paths.hash_limit_gb in nexa.yaml",
             )
 
-    def _file(self, path: Path, stat: os.stat_result) -> str:
+    def _file(self, path: Path, found: os.stat_result) -> str:
         name = os.path.abspath(path)
-        seen = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
+        seen = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev]
         remembered = self._memory.get(name)
-        if remembered is not None and remembered[:-1] == seen:
+        if isinstance(remembered, list) and remembered[:-1] == seen:
             return str(remembered[-1])
         digest = sha256_file(path)
-        if time.time() - max(stat.st_mtime, stat.st_ctime) > _SETTLED_S:
+        if time.time() - max(found.st_mtime, found.st_ctime) > _SETTLED_S:
             self._memory[name] = [*seen, digest]
             self._changed = True
         return digest
@@ -102,28 +104,28 @@ def host_name() -> str:
     return socket.gethostname().split(".")[0] or "localhost"
 
 
-def _walk(path: Path) -> list[tuple[str, os.stat_result]]:
-    """Return (relative name, stat) of every file at or below `path`, sorted; a file is named `.`.
+def _walk(
+    path: Path, name: str, above: tuple[tuple[int, int], ...]
+) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield (relative name, stat) of every file at or below `path`; a lone file is named `.`.
 
-    Byte code is passed over: Python writes it whenever it likes. Links to folders are followed,
-    unless they lead back up.
+    Byte code is passed over: Python writes it whenever it likes. Links are followed, but not into
+    one of the folders `above`. Raises OSError for what cannot be read: a part that is left out
+    would not be in the key.
     """
-    if not path.is_dir():
-        return [(".", path.stat())]
-    found = []
-    for folder, folders, names in os.walk(path, followlinks=True):
-        folders[:] = sorted(name for name in folders if name != "__pycache__")
-        for name in folders:
-            _refuse_loop(Path(folder, name))
-        for name in names:
-            file = Path(folder, name)
-            found.append((file.relative_to(path).as_posix(), file.stat()))
-    return sorted(found, key=lambda entry: entry[0])
-
-
-def _refuse_loop(folder: Path) -> None:
-    if folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"{folder} links to a folder that it lies in", hint="remove the link")
+    found = path.stat()
+    if stat.S_ISREG(found.st_mode):
+        yield name, found
+        return
+    if not stat.S_ISDIR(found.st_mode):
+        raise UserError(f"{path} is neither a file nor a folder; reading it might never end")
+    this = (found.st_dev, found.st_ino)
+    if this in above:
+        raise UserError(f"{path} links to a folder that it lies in", hint="remove the link")
+    for entry in os.listdir(path):
+        if entry != "__pycache__":
+            below = entry if name == "." else f"{name}/{entry}"
+            yield from _walk(path / entry, below, (*above, this))
 
 
 def _load(memory_file: Path | None) -> dict[str, list[Any]]:
@@ -131,6 +133,6 @@ def _load(memory_file: Path | None) -> dict[str, list[Any]]:
         return {}
     try:
         memory = read_json_or_none(memory_file)
-    except StateError:
+    except (OSError, StateError):
         return {}
     return memory if isinstance(memory, dict) else {}

@@ -99,7 +99,7 @@ class Heartbeat:
     def _beat(self) -> None:
         count, next_beat, cancelled = 0, time.monotonic() + BEAT_INTERVAL_S, False
         while not self._stop.wait(_MARKER_INTERVAL_S):
-            if not cancelled and self._marker.exists():
+            if not cancelled and self._is_marked():
                 cancelled = True
                 self._on_cancel()
             if time.monotonic() >= next_beat:
@@ -109,6 +109,12 @@ class Heartbeat:
                 except OSError:
                     # A full disk must not end the step; the next beat may get through.
                     continue
+
+    def _is_marked(self) -> bool:
+        try:
+            return self._marker.exists()
+        except OSError:
+            return False  # A filesystem that hesitates must not end the beating.
 
 
 class Watch:
@@ -121,14 +127,15 @@ class Watch:
 
     def life(self, driver: Driver) -> Life:
         """Say whether `driver` lives, as far as can be known now."""
-        if driver.machine == _machine():
+        if driver.machine == _machine() and not _is_hidden(driver.pid):
             alive = _process_start(driver.pid) == driver.started
             return Life.ALIVE if alive else Life.ENDED
         beat = read_json_or_none(self._state / driver.heartbeat)
         last, since = self._seen.get(driver.heartbeat, (None, None))
         if since is None or beat != last:
             self._seen[driver.heartbeat] = (beat, time.monotonic())
-            return Life.UNKNOWN if since is None else Life.ALIVE
+            # A file that is gone was removed by its owner, or by hand; that is no beat.
+            return Life.UNKNOWN if since is None or beat is None else Life.ALIVE
         return Life.ENDED if time.monotonic() - since >= self._silence_s else Life.UNKNOWN
 
 
@@ -145,6 +152,19 @@ def _machine() -> str:
     except OSError:
         pass
     return "/".join(parts)
+
+
+def _is_hidden(pid: int) -> bool:
+    """Return whether `pid` is another user's and kept out of our /proc (hidepid, proc(5))."""
+    if not Path("/proc/self/stat").exists() or Path(f"/proc/{pid}").exists():
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return False
 
 
 def _process_start(pid: int) -> str | None:

@@ -11,6 +11,7 @@ from nexa_hpc.core.artifacts import look
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.paths import PipelinePaths, ProjectPaths
 from nexa_hpc.core.runs import read_instances, run_ids
+from nexa_hpc.errors import StateError
 
 _RUNS_SEARCHED = 20
 
@@ -49,4 +50,7 @@ class History:
     @staticmethod
     def _read_plans(pipeline: PipelinePaths) -> Iterator[Mapping[str, Instance]]:
         for run_id in reversed(run_ids(pipeline)[-_RUNS_SEARCHED:]):
-            yield read_instances(pipeline.run(run_id))
+            try:
+                yield read_instances(pipeline.run(run_id))
+            except (OSError, StateError):
+                continue  # Of another format, or half removed: it only served to explain.

@@ -98,7 +98,9 @@ class References:
             try:
                 yield self._tell(step.id, name, place, text, digest, kind)
             except NexaError as error:
-                yield place, str(error)
+                yield place, f"{error} ({error.hint})" if error.hint else str(error)
+            except OSError as error:
+                yield place, f"cannot be looked at: {error.strerror}"
 
     def _tell(
         self, step: str, name: str, place: str, text: str, digest: str, kind: str
@@ -206,7 +208,10 @@ def package_path(text: str) -> Path:
     Raises UserError when the package is not installed or holds no such path.
     """
     package, _, rest = text.removeprefix(PACKAGE_PREFIX).partition("/")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    try:
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    except ValueError:  # A module that was not imported from a file, such as __main__.
+        spec = None
     locations = list(spec.submodule_search_locations or []) if spec is not None else []
     if not locations:
         raise UserError(

@@ -70,7 +70,11 @@ def place_free(value: Any, roots: Mapping[str, Path]) -> Any:
                     return {"$root": name, "path": value[len(str(root)) + 1 :]}
         return value
     if isinstance(value, dict):
-        return {key: place_free(item, roots) for key, item in value.items()}
+        # What the user wrote may look like our own {"$root": …}; it must not share its key.
+        return {
+            f"${key}" if key.startswith("$") else key: place_free(item, roots)
+            for key, item in value.items()
+        }
     if isinstance(value, list):
         return [place_free(item, roots) for item in value]
     return value

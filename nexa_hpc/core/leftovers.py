@@ -23,7 +23,10 @@ def attempt_tag(key: str, attempt: int) -> str:
 
 
 def end_leftovers(tag: str) -> int:
-    """Kill every process of ours that carries `tag`, wait until it is gone, and return how many."""
+    """Kill every process of ours that carries `tag`, wait until it is gone, and return how many.
+
+    The calling process is spared: what a step starts may resume the run that the step is part of.
+    """
     ended: set[int] = set()
     deadline = time.monotonic() + _PATIENCE_S
     while (found := _tagged(tag)) and time.monotonic() < deadline:
@@ -41,6 +44,8 @@ def _tagged(tag: str) -> list[int]:
     wanted = f"{TAG_VARIABLE}={tag}".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
+        if folder.name == str(os.getpid()):
+            continue
         try:
             if wanted in (folder / "environ").read_bytes().split(b"\0"):
                 found.append(int(folder.name))

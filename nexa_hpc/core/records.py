@@ -12,6 +12,7 @@ process is gone may write for it (`lost`): a late writer then finds its place ta
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -23,6 +24,7 @@ from nexa_hpc.core.reading import list_names, read_json_or_none
 from nexa_hpc.core.states import Reason, State
 
 _PARTS = ("claim", "start", "end")
+_NAME = re.compile(r"([1-9][0-9]*)\.(claim|start|end)\.json")
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,8 @@ def read_attempts(folder: Path) -> list[Attempt]:
     """Return the attempts recorded in `folder`, oldest first, from one listing."""
     found: dict[int, set[str]] = {}
     for name in list_names(folder):
-        number, _, rest = name.partition(".")
-        part = rest.removesuffix(".json")
-        if number.isdigit() and part in _PARTS and rest.endswith(".json"):
-            found.setdefault(int(number), set()).add(part)
+        if (match := _NAME.fullmatch(name)) is not None:
+            found.setdefault(int(match[1]), set()).add(match[2])
     return [_read_attempt(folder, number, found[number]) for number in sorted(found)]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from nexa_hpc.core.records import newest_number, now
 from nexa_hpc.errors import StateError, UnknownNameError, nearest
 
 FORMAT = 1
+_NUMBER = re.compile(r"[1-9][0-9]*")
+_NUMBERED = re.compile(r"([1-9][0-9]*)\.json")
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ def find_run(paths: ProjectPaths, name: str | None) -> Run:
         return max(newest, key=lambda run: str(run.request["created_at"]))
     pipeline, _, number = name.rpartition("-")
     place = paths.pipeline(pipeline or name).run(name)
-    if number.isdigit() and place.plan.is_file():
+    if _NUMBER.fullmatch(number) and place.plan.is_file():
         return Run(paths, place)
     for run in newest:
         if name == run.pipeline or is_file_of(run, name):
@@ -184,8 +187,8 @@ def is_file_of(run: Run, name: str) -> bool:
 def rerun_counts(pipeline: PipelinePaths) -> dict[str, int]:
     """Return step id -> how often a `rerun --from` has reached it."""
     folder = pipeline.reruns("x").parent
-    counts = {step: len(list_names(pipeline.reruns(step))) for step in list_names(folder)}
-    return {step: count for step, count in counts.items() if count}
+    numbers = {step: _numbered(pipeline.reruns(step)) for step in list_names(folder)}
+    return {step: found[-1] for step, found in numbers.items() if found}
 
 
 def raise_rerun_count(pipeline: PipelinePaths, step: str, count: int) -> None:
@@ -197,11 +200,17 @@ def raise_rerun_count(pipeline: PipelinePaths, step: str, count: int) -> None:
 def _numbers(pipeline: PipelinePaths) -> list[int]:
     prefix = f"{pipeline.name}-"
     names = [name.removeprefix(prefix) for name in list_names(pipeline.runs)]
-    return sorted(int(name) for name in names if name.isdigit())
+    return sorted(int(name) for name in names if _NUMBER.fullmatch(name))
 
 
 def _round_numbers(place: RunPaths) -> list[int]:
-    return sorted(int(name[:-5]) for name in list_names(place.rounds) if name.endswith(".json"))
+    return _numbered(place.rounds)
+
+
+def _numbered(folder: Path) -> list[int]:
+    """Return the numbers of the files `<n>.json` in `folder`, in order; others are not ours."""
+    matches = map(_NUMBERED.fullmatch, list_names(folder))
+    return sorted(int(match[1]) for match in matches if match is not None)
 
 
 def _round_file(place: RunPaths, number: int) -> Path:
