@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ def step_view(
     )
 
 
-def run_step(
+def make_task(
     uses: str,
     project: Path,
     out: Path,
@@ -137,13 +137,13 @@ def run_step(
     inputs: Mapping[str, Path],
     *,
     resume: Checkpoint | None = None,
-    told: list[Progress] | None = None,
-) -> Path:
-    """Run one attempt at a step, as the worker does, and return its output folder."""
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Task:
+    """Return one attempt at a step, with its folders made, as the worker makes it."""
     work_dir = out.with_name(out.name + ".work")
     out.mkdir(parents=True)
     work_dir.mkdir()
-    task = Task(
+    return Task(
         step_id=out.name,
         uses=uses,
         backend=None,
@@ -158,10 +158,14 @@ def run_step(
         resources={},
         project=project,
         registry=project / "registry",
-        on_progress=(lambda _: None) if told is None else told.append,
+        on_progress=on_progress,
     )
-    find_handler(uses, project).run(task)
-    return out
+
+
+def run_task(task: Task) -> Path:
+    """Run `task` and return its output folder."""
+    find_handler(task.uses, task.project).run(task)
+    return task.out_dir
 
 
 def read_json(path: Path) -> Any:

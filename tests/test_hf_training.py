@@ -13,9 +13,10 @@ pytest.importorskip("torch", reason="needs the extra [hf]")
 pytest.importorskip("transformers", reason="needs the extra [hf]")
 
 from hf_tiny import (
+    make_task,
     one_thread,
     read_json,
-    run_step,
+    run_task,
     save_bert,
     save_llama,
     write_jsonl,
@@ -58,12 +59,16 @@ def trained(
     project = tmp_path_factory.mktemp("project")
     told: list[Progress] = []
     inputs = {"model": bert, "dataset": reviews}
-    out = run_step("runners.train", project, project / "out", QUICK, inputs, told=told)
+    out = run_task(
+        make_task("runners.train", project, project / "out", QUICK, inputs, on_progress=told.append)
+    )
     return out, told
 
 
 def train(project: Path, inputs: dict[str, Path], **params: Any) -> Path:
-    return run_step("runners.train", project, project / "out", {**QUICK, **params}, inputs)
+    return run_task(
+        make_task("runners.train", project, project / "out", {**QUICK, **params}, inputs)
+    )
 
 
 def test_a_checkpoint_holds_model_tokenizer_state_metrics_curve_and_card(
