@@ -15,10 +15,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from nexa_hpc import worker
 from nexa_hpc.core import records
+from nexa_hpc.core.atomic import sync_folder
 from nexa_hpc.core.drivers import Driver, Heartbeat, Life, Watch
 from nexa_hpc.core.handlers import Progress
 from nexa_hpc.core.instances import Instance
@@ -26,7 +28,7 @@ from nexa_hpc.core.leftovers import attempt_tag, end_leftovers
 from nexa_hpc.core.links import link_outputs
 from nexa_hpc.core.projection import write_projection
 from nexa_hpc.core.runs import Run, newest_run
-from nexa_hpc.core.standings import Truth, blocked, fold
+from nexa_hpc.core.standings import Truth, blocked, fold, fold_all
 from nexa_hpc.core.states import Reason, Standing, State
 from nexa_hpc.errors import ArtifactError, Interrupted
 from nexa_hpc.schedulers.base import Element, Scheduler
@@ -68,9 +70,17 @@ class View:
     standings: dict[str, Standing] = field(default_factory=dict)
     damage: list[str] = field(default_factory=list)
     """What went wrong beside the steps, such as an `out` in the way; told at the end."""
+    linked: set[Path] = field(default_factory=set)
+    """Folders in which links changed, to be synced once at the end."""
     newest: Run | None = None
     """The pipeline's newest run, where it is another one than this."""
     projected_at: float = 0.0
+
+    def settle(self) -> None:
+        """Leave everything durable and the projection true, at the end of driving."""
+        for folder in self.linked:
+            sync_folder(folder)
+        self.project(always=True)
 
     def note_newest(self) -> None:
         """Look which run is the pipeline's newest."""
@@ -108,12 +118,14 @@ def drive(run: Run, observer: Observer) -> dict[str, Standing]:
         try:
             _drive(view)
         except (KeyboardInterrupt, Interrupted) as error:
+            where = _where(view)
+            view.standings = fold_all(run, view.watch)
             raise Interrupted(
-                f"run {run.id} was stopped{_where(view)}; what is finished stays",
+                f"run {run.id} was stopped{where}; what is finished stays",
                 hint=f"nexa-hpc pipeline resume {run.id}",
             ) from error
         finally:
-            view.project(always=True)
+            view.settle()
     if view.damage:
         raise ArtifactError("\n".join(view.damage), hint=f"nexa-hpc pipeline resume {run.id}")
     return view.standings
@@ -246,7 +258,7 @@ def _link(view: View, instance: Instance) -> None:
         if asked is None or asked.key != instance.key:
             return
     try:
-        link_outputs(instance, view.run.paths)
+        view.linked |= link_outputs(instance, view.run.paths)
     except ArtifactError as error:
         view.damage.append(f"step '{instance.step}': {error}")
 

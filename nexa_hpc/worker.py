@@ -21,6 +21,7 @@ from nexa_hpc.core.handlers import Handler, Progress, Task, find_handler
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.leftovers import TAG_VARIABLE, attempt_tag
 from nexa_hpc.core.publishing import Publication
+from nexa_hpc.core.reading import list_names
 from nexa_hpc.core.results import find_result
 from nexa_hpc.core.runs import Run
 from nexa_hpc.core.states import Reason, State
@@ -68,6 +69,8 @@ def _attempt(
     _check_inputs(instance)
     handler = find_handler(instance.uses, run.paths.root)
     _check_code(run, instance)
+    if attempt > 1:
+        _remove_half_written(run, instance)
     with ExitStack() as stack:
         publications = {
             name: Publication.begin(place)
@@ -85,6 +88,14 @@ def _attempt(
         for name, publication in publications.items():
             _publish(run, instance, attempt, name, publication)
     return State.COMPLETED
+
+
+def _remove_half_written(run: Run, instance: Instance) -> None:
+    """Remove what killed attempts at this key had written of their outputs; all have ended."""
+    for place in instance.artifact_paths(run.paths).values():
+        for name in list_names(place.parent):
+            if name.startswith(f"{place.name}.tmp."):
+                atomic.remove_tree(place.parent / name)
 
 
 def _bring_about(handler: Handler, task: Task) -> State:

@@ -76,7 +76,8 @@ class PlainLines:
         self._within_line = False
         self._started: dict[str, float] = {}
         self._told = 0.0
-        self._print(f"run {run.id}: {len(run.instances)} steps")
+        count = len(run.instances)
+        self._print(f"run {run.id}: {count} step{'' if count == 1 else 's'}")
 
     def started(self, instance: Instance, attempt: int) -> None:
         """See `advance.Observer`."""

@@ -57,6 +57,7 @@ class CommandHandler:
             yield "params.command", "holds a NUL character"
         if step.backend is not None:
             yield "backend", "runners.command has no backends; remove it"
+        yield from _validate_names(step)
         yield from _validate_code(step)
         yield from _validate_checkpoint(step.params.get("checkpoint"))
 
@@ -163,6 +164,23 @@ def _describe_exit(code: int) -> str:
     name = signal.Signals(-code).name
     more = " (out of memory?)" if -code == signal.SIGKILL else ""
     return f"the command was killed by {name}{more}"
+
+
+def _validate_names(step: StepView) -> Iterator[tuple[str, str]]:
+    """Yield the names that would reach the command as the variable of another one."""
+    params = [name for name in step.params if name not in _OWN_PARAMS]
+    families = (
+        ("params", "PARAM", params),
+        ("in", "IN", step.inputs),
+        ("out", "OUT", step.outputs),
+    )
+    for section, prefix, names in families:
+        taken: dict[str, str] = {}
+        for name in names:
+            variable = f"{prefix}_{variable_name(name)}"
+            other = taken.setdefault(variable, name)
+            if other != name:
+                yield f"{section}.{name}", f"becomes ${variable}, as '{other}' does; rename one"
 
 
 def _validate_code(step: StepView) -> Iterator[tuple[str, str]]:
