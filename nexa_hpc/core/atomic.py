@@ -129,8 +129,11 @@ def write_json(path: Path, value: Any, mode: int = FILE_MODE) -> None:
     write_file(path, encode_json(value), mode)
 
 
-def create_once(path: Path, value: Any, mode: int = FILE_MODE) -> bool:
+def create_once(path: Path, value: Any, mode: int = FILE_MODE, *, settle: bool = True) -> bool:
     """Create `path` holding `value` as JSON, or return False when it already exists.
+
+    The content is durable before the name exists; `settle` makes the name durable as well, which a
+    caller may leave to a later write in the same folder.
 
     Of any number of callers on any number of hosts exactly one gets True: `link` is the arbiter.
     A link whose reply was lost reports EEXIST after it succeeded (link(2), NFS); the link count of
@@ -145,7 +148,8 @@ def create_once(path: Path, value: Any, mode: int = FILE_MODE) -> bool:
         except OSError as error:
             if error.errno != errno.ESTALE or os.stat(temporary).st_nlink != 2:
                 raise
-    sync_folder(path.parent)
+    if settle:
+        sync_folder(path.parent)
     return True
 
 
@@ -156,7 +160,10 @@ def link_file(file: Path, link: Path) -> None:
 
 
 def replace_link(link: Path, target: str) -> None:
-    """Point the symlink `link` at `target`, atomically; the caller knows that `link` is ours."""
+    """Point the symlink `link` at `target`, atomically; the caller knows that `link` is ours.
+
+    The link's folder is left to the caller to sync, once for all links in it.
+    """
     make_folder(link.parent)
     temporary = temporary_beside(link)
     os.symlink(target, temporary)
@@ -165,7 +172,6 @@ def replace_link(link: Path, target: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(link.parent)
 
 
 def rename_folder(source: Path, target: Path) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from nexa_hpc.core import spec as documents
@@ -38,9 +39,14 @@ class PlanRequest:
     reruns: Mapping[str, int] = field(default_factory=dict)
     """Step id -> how often `rerun --from` reached it."""
 
+    @cached_property
+    def _numbers(self) -> dict[int, int]:
+        # By identity: of two steps with one id, each has its own place.
+        return {id(step): number for number, step in enumerate(self.spec.steps)}
+
     def problem(self, step: documents.Step, key: str | None, message: str) -> Problem:
         """Return a problem with its place in the document."""
-        index = next(i for i, other in enumerate(self.spec.steps) if other is step)
+        index = self._numbers[id(step)]
         location = ("pipeline", "steps", index, *(key.split(".") if key else ()))
         return Problem(
             message,

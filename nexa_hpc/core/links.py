@@ -15,22 +15,27 @@ from nexa_hpc.core.paths import ProjectPaths
 from nexa_hpc.errors import ArtifactError
 
 
-def link_outputs(instance: Instance, paths: ProjectPaths) -> None:
+def link_outputs(instance: Instance, paths: ProjectPaths) -> set[Path]:
     """Point every declared `out` of `instance` at its artifact in the store.
 
+    Returns the folders in which a link changed, for the caller to sync when it has made its last.
     Raises ArtifactError when something else stands there.
     """
+    changed = set()
     for name, target in instance.artifact_paths(paths).items():
         declared = instance.outputs[name]
         if declared is not None:
-            _link(Path(os.path.join(paths.root, declared)), target, paths.store)
+            link = Path(os.path.join(paths.root, declared))
+            if _link(link, target, paths.store):
+                changed.add(link.parent)
+    return changed
 
 
-def _link(link: Path, target: Path, store: Path) -> None:
+def _link(link: Path, target: Path, store: Path) -> bool:
     wanted = os.path.relpath(target, link.parent)
     try:
         if os.readlink(link) == wanted:
-            return
+            return False
     except OSError:
         pass
     if os.path.lexists(link) and not leads_into(link, store):
@@ -39,6 +44,7 @@ def _link(link: Path, target: Path, store: Path) -> None:
             hint="move it away, then run `nexa-hpc pipeline resume`",
         )
     atomic.replace_link(link, wanted)
+    return True
 
 
 def leads_into(link: Path, store: Path) -> bool:

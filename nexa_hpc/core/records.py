@@ -66,12 +66,16 @@ def newest_number(folder: Path) -> int:
 
 def claim(folder: Path, number: int, content: Mapping[str, Any]) -> bool:
     """Claim attempt `number`, or return False when somebody else has."""
-    return atomic.create_once(_path(folder, number, "claim"), {"claimed_at": now(), **content})
+    # Its name settles with the end record's: a claim that a power cut takes away had a process that
+    # the same cut ended.
+    entry = {"claimed_at": now(), **content}
+    return atomic.create_once(_path(folder, number, "claim"), entry, settle=False)
 
 
 def start(folder: Path, number: int, content: Mapping[str, Any]) -> bool:
     """Record that attempt `number` runs; False when it was recorded before (a requeue)."""
-    return atomic.create_once(_path(folder, number, "start"), {"started_at": now(), **content})
+    entry = {"started_at": now(), **content}
+    return atomic.create_once(_path(folder, number, "start"), entry, settle=False)
 
 
 def end(
