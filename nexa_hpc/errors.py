@@ -21,7 +21,6 @@ anything else that reaches it is a bug, and keeps its traceback.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -126,5 +125,8 @@ class Interrupted(NexaError):
 
 def nearest(name: object, choices: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the closest of `choices`, or an empty string."""
+    # Imported here: only mistakes need it, and every command imports this module.
+    import difflib
+
     close = difflib.get_close_matches(str(name), sorted(choices), n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""

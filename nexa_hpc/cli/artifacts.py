@@ -54,7 +54,7 @@ def list_artifacts(session: Session, as_json: bool) -> None:
 
 
 @group.command()
-@click.argument("artifact")
+@click.argument("artifact", type=click.Path())
 @click.pass_obj
 def show(session: Session, artifact: str) -> None:
     """Print what is known of ARTIFACT: its metadata, inputs, key document and files.
@@ -69,7 +69,7 @@ def show(session: Session, artifact: str) -> None:
 
 
 @group.command("verify")
-@click.argument("artifact", required=False)
+@click.argument("artifact", type=click.Path(), required=False)
 @click.pass_obj
 def verify_artifacts(session: Session, artifact: str | None) -> None:
     """Read every byte of ARTIFACT, or of the whole store, and compare it with what was published.

@@ -12,7 +12,7 @@ import click
 
 from nexa_hpc import __version__
 from nexa_hpc.cli.lazy import LazyGroup
-from nexa_hpc.cli.session import Session, discard_output
+from nexa_hpc.cli.output import discard_output
 from nexa_hpc.errors import NexaError
 
 VERBS = {
@@ -67,6 +67,9 @@ def cli(ctx: click.Context, project: Path | None) -> None:
       nexa-hpc run pipelines/general_e2e.yaml
       nexa-hpc status
     """
+    # Imported here: `--help` needs no session.
+    from nexa_hpc.cli.session import Session
+
     ctx.obj = Session(project)
 
 

@@ -13,8 +13,9 @@ import click
 
 from nexa_hpc.cli.completion import FILE_ARGUMENT, FROM_OPTION, RUN_ARGUMENT
 from nexa_hpc.cli.failures import print_outcome
+from nexa_hpc.cli.output import discard_output
 from nexa_hpc.cli.progress import observer_for
-from nexa_hpc.cli.session import Session, discard_output
+from nexa_hpc.cli.session import Session
 from nexa_hpc.cli.status import file_of
 from nexa_hpc.cli.tables import print_table
 from nexa_hpc.core.artifacts import sha256_file

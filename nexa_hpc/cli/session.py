@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from functools import cached_property
 from pathlib import Path
@@ -10,11 +9,6 @@ from pathlib import Path
 from nexa_hpc.core.paths import ProjectPaths, find_root
 from nexa_hpc.core.runs import Run, find_run
 from nexa_hpc.core.settings import Settings, read_settings
-
-
-def discard_output() -> None:
-    """Send standard output nowhere, as its reader has gone; Python flushes it once more at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Session:

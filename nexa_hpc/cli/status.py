@@ -17,6 +17,7 @@ from nexa_hpc.cli.session import Session
 from nexa_hpc.cli.tables import duration, local_time, print_table
 from nexa_hpc.core.drivers import Watch
 from nexa_hpc.core.projection import project
+from nexa_hpc.core.reading import list_names
 from nexa_hpc.core.runs import Run, all_runs, mark_cancelled
 from nexa_hpc.core.standings import fold_all
 from nexa_hpc.core.states import Standing, State
@@ -97,13 +98,19 @@ def cancel(session: Session, run: str | None) -> None:
       nexa-hpc cancel general_e2e-3
     """
     found = session.find_run(run)
-    active = [s for s in fold_all(found).values() if s.state in (State.RUNNING, State.SUBMITTED)]
-    if not active:
+    if not _is_driven(found):
         print(f"run {found.id}: nothing is running")
         return
     mark_cancelled(found)
-    where = ", ".join(sorted({str(standing.job) for standing in active}))
-    print(f"run {found.id}: asked {where} to stop")
+    print(f"run {found.id}: asked to stop; `nexa-hpc status {found.id}` shows when it has")
+
+
+def _is_driven(run: Run) -> bool:
+    """Return whether somebody works on `run`: on a step, or between two."""
+    states = [standing.state for standing in fold_all(run).values()]
+    if State.RUNNING in states or State.SUBMITTED in states:
+        return True
+    return State.PENDING in states and bool(list_names(run.place.drivers))
 
 
 def summary(standings: Mapping[str, Standing]) -> str:

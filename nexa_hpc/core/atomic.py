@@ -12,8 +12,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import secrets
-import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +27,7 @@ _HOST = socket.gethostname().split(".")[0][:24]
 
 def unique_suffix() -> str:
     """Return a name part that no other process on any host uses: host, pid and random digits."""
-    return f"{_HOST}.{os.getpid()}.{secrets.token_hex(4)}"
+    return f"{_HOST}.{os.getpid()}.{os.urandom(4).hex()}"
 
 
 def temporary_beside(path: Path) -> Path:
@@ -188,6 +186,9 @@ def rename_folder(source: Path, target: Path) -> bool:
 
 def remove_tree(path: Path) -> None:
     """Remove a folder that nobody needs; what another client holds open (`.nfs…`) stays behind."""
+    # Imported here: it brings the compression libraries along, and `status` removes nothing.
+    import shutil
+
     shutil.rmtree(path, ignore_errors=True)
 
 

@@ -76,14 +76,17 @@ class Decider:
 
 def in_words(difference: Difference, instance: Instance) -> str:
     """Return `difference` as the user would say it: which upstream step, which file."""
-    parts = difference.field.split(".")
-    if parts[0] == "inputs" and len(parts) > 1:
-        handed = instance.inputs.get(parts[1], {})
-        if parts[-1] == "step_key" and "step" in handed:
-            return f"input {parts[1]}: step '{handed['step']}' has another result"
-        return f"input {parts[1]}: {difference.old or 'absent'} → {difference.new or 'absent'}"
-    if parts[0] == "code":
-        return f"code {difference.field.partition('.')[2]} changed"
-    if parts[0] == "rerun":
+    part, _, rest = difference.field.partition(".")
+    if part == "inputs" and rest:
+        # Names may hold dots; one that is an input no more stands alone.
+        names = [name for name in instance.inputs if f"{rest}.".startswith(f"{name}.")]
+        name = max(names, key=len, default=rest)
+        handed = instance.inputs.get(name, {})
+        if rest == f"{name}.step_key" and "step" in handed:
+            return f"input {name}: step '{handed['step']}' has another result"
+        return f"input {name}: {difference.old or 'absent'} → {difference.new or 'absent'}"
+    if part == "code":
+        return f"code {rest} changed"
+    if part == "rerun":
         return "rerun was asked for"
     return str(difference)

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import enum
 import os
-import secrets
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -54,7 +52,7 @@ class Driver:
     def this_process(cls, drivers: Path, state: Path) -> Driver:
         """Describe the calling process, with a new heartbeat file in the folder `drivers`."""
         host, pid = socket.gethostname(), os.getpid()
-        name = f"{host.split('.')[0]}-{pid}-{secrets.token_hex(4)}.json"
+        name = f"{host.split('.')[0]}-{pid}-{os.urandom(4).hex()}.json"
         heartbeat = os.path.relpath(drivers / name, state)
         return cls(host, _machine(), pid, _process_start(pid) or "", heartbeat)
 
@@ -181,6 +179,9 @@ def _process_start(pid: int) -> str | None:
 
 
 def _process_start_by_ps(pid: int) -> str | None:
+    # Imported here: only systems without /proc come this way.
+    import subprocess
+
     found = subprocess.run(
         ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
     )

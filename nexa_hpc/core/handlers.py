@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from nexa_hpc.core.checkpoints import Checkpoint
+from nexa_hpc.core.instances import SINGLE_OUTPUT
 from nexa_hpc.errors import UserError, nearest
 
 BUILTIN = {
@@ -45,8 +46,6 @@ BUILTIN = {
 }
 
 ENTRY_POINT_GROUP = "nexa_hpc.handlers"
-SINGLE_OUTPUT = "out"
-SINGLE_INPUT = "input"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from typing import Any
 
 from nexa_hpc.core.artifacts import open_artifact
 from nexa_hpc.core.digests import Digester
-from nexa_hpc.core.handlers import SINGLE_OUTPUT, Handler
+from nexa_hpc.core.handlers import Handler
+from nexa_hpc.core.instances import SINGLE_OUTPUT
 from nexa_hpc.core.registry import Registry
 from nexa_hpc.errors import NexaError, UserError, nearest
 

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nexa_hpc.core.handlers import SINGLE_OUTPUT
 from nexa_hpc.core.paths import ProjectPaths
 
 RUN, SKIP = "RUN", "SKIP"
+SINGLE_OUTPUT = "out"
+"""The name of the output of a step that declares one path, or none."""
+SINGLE_INPUT = "input"
+"""The name of the input of a step whose `in` is one path."""
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from nexa_hpc.core.code import imported_sources
 from nexa_hpc.core.decisions import Decider
 from nexa_hpc.core.digests import Digester, host_name
 from nexa_hpc.core.graph import Graph, build_graph, check_graph
-from nexa_hpc.core.handlers import SINGLE_OUTPUT, Handler
+from nexa_hpc.core.handlers import Handler
 from nexa_hpc.core.inputs import ResolvedInput, Resolver
-from nexa_hpc.core.instances import Instance
+from nexa_hpc.core.instances import SINGLE_OUTPUT, Instance
 from nexa_hpc.core.keys import key_document, step_key
 from nexa_hpc.core.outs import check_outs
 from nexa_hpc.core.registry import Registry

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from nexa_hpc.core.document import Document, read_document, without_gc
-from nexa_hpc.core.handlers import SINGLE_INPUT, SINGLE_OUTPUT
+from nexa_hpc.core.instances import SINGLE_INPUT, SINGLE_OUTPUT
 from nexa_hpc.core.quoting import shown
 from nexa_hpc.core.spec_problems import (
     NAME_PATTERN,

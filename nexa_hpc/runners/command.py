@@ -31,7 +31,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nexa_hpc.core.handlers import SINGLE_OUTPUT, StepView, Task
+from nexa_hpc.core.handlers import StepView, Task
+from nexa_hpc.core.instances import SINGLE_OUTPUT
 from nexa_hpc.errors import CommandError, nearest
 from nexa_hpc.runners.checkpoint_watch import CheckpointWatch
 from nexa_hpc.runners.process_group import ask_to_stop, signal_group

@@ -1,0 +1,70 @@
+"""200 independent no-op steps, beside the floor: as many process spawns and fsynced publishes.
+
+    python benchmarks/bench_steps.py [STEPS]
+
+The floor spawns `bash -c :` and publishes a folder with two files by write, fsync and rename, as
+anything that keeps results must; what nexa_hpc adds is keys, claims, records, logs and the start of
+Python. Both run in turn, on the same disk. Target: at most 1.8 times the floor.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from projects import median, nexa, timed, write_pipeline
+
+ROUNDS = 5
+
+
+def main() -> None:
+    """Print both times per step, and their ratio."""
+    steps = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        project = Path(folder)
+        file = write_pipeline(project, steps)
+        ours, floors = [], []
+        for _ in range(ROUNDS):
+            floors.append(floor(project / "floor", steps))
+            ours.append(timed(nexa("run", file.name), project).wall_s)
+            for made in ("artifacts", ".nexa_state", "floor"):
+                shutil.rmtree(project / made)
+    print(f"{steps} no-op steps, median of {ROUNDS}, ms a step, start of Python included")
+    print(f"  floor (spawn, 2 files, 4 fsyncs, rename)   {1000 * median(floors) / steps:6.2f}")
+    print(f"  nexa-hpc run                               {1000 * median(ours) / steps:6.2f}")
+    ratios = [mine / bare for mine, bare in zip(ours, floors, strict=True)]
+    print(f"  ratio, round by round: median {median(ratios):.2f}, target at most 1.8")
+
+
+def floor(store: Path, steps: int) -> float:
+    """Spawn and publish `steps` times in this process, and return the seconds."""
+    store.mkdir()
+    began = time.perf_counter()
+    for number in range(steps):
+        temporary = store / f"{number}.tmp"
+        temporary.mkdir()
+        subprocess.run(["bash", "-c", ":"], check=True)
+        for name in ("meta.json", "COMPLETE"):
+            with (temporary / name).open("wb") as stream:
+                stream.write(b"{}")
+                stream.flush()
+                os.fsync(stream.fileno())
+        _sync(temporary)
+        temporary.rename(store / str(number))
+        _sync(store)
+    return time.perf_counter() - began
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+
+
+if __name__ == "__main__":
+    main()
