@@ -141,7 +141,7 @@ def test_no_field_can_pass_for_another(fields: dict[str, Any]) -> None:
     assert agree == same(fields, shifted)
 
 
-# -------------------------------------------------------------------------- processes and versions
+# --------------------------------------------------------------------------- processes and versions
 
 
 def child_key(python: str, fields: Mapping[str, Any], **environment: str) -> str:

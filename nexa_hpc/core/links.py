@@ -19,7 +19,7 @@ def link_outputs(instance: Instance, paths: ProjectPaths) -> set[Path]:
     """Point every declared `out` of `instance` at its artifact in the store.
 
     Returns the folders in which a link changed, for the caller to sync when it has made its last.
-    Raises ArtifactError when something else stands there.
+    Raises ArtifactError when something else stands there, or the link cannot be made.
     """
     changed = set()
     for name, target in instance.artifact_paths(paths).items():
@@ -32,7 +32,8 @@ def link_outputs(instance: Instance, paths: ProjectPaths) -> set[Path]:
 
 
 def _link(link: Path, target: Path, store: Path) -> bool:
-    wanted = os.path.relpath(target, link.parent)
+    # A relative link is read from its real folder, which an absolute `out` may reach by a link.
+    wanted = os.path.relpath(target, os.path.realpath(link.parent))
     try:
         if os.readlink(link) == wanted:
             return False
@@ -43,7 +44,13 @@ def _link(link: Path, target: Path, store: Path) -> bool:
             f"{link} is not a link of nexa_hpc; it is left alone",
             hint="move it away, then run `nexa-hpc pipeline resume`",
         )
-    atomic.replace_link(link, wanted)
+    try:
+        atomic.replace_link(link, wanted)
+    except OSError as error:
+        raise ArtifactError(
+            f"{link} cannot be linked: {error.strerror} ({error.filename})",
+            hint="mend that, then run `nexa-hpc pipeline resume`",
+        ) from error
     return True
 
 
@@ -51,5 +58,5 @@ def leads_into(link: Path, store: Path) -> bool:
     """Return whether `link` is a symlink that points into `store`, dangling or not."""
     if not link.is_symlink():
         return False
-    target = Path(os.path.normpath(link.parent / os.readlink(link)))
-    return target.is_relative_to(store)
+    folder = os.path.realpath(link.parent)
+    return Path(os.path.normpath(os.path.join(folder, os.readlink(link)))).is_relative_to(store)
