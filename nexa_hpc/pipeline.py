@@ -93,6 +93,18 @@ class Pipeline:
         problems = dict.fromkeys([*error.problems, *found])
         return SpecError(sorted(problems, key=lambda problem: problem.line or 0))
 
+    @classmethod
+    def from_run(cls, run: Run) -> Pipeline:
+        """Read the pipeline of `run` from its file as it is now; without one, as it was recorded.
+
+        Raises SpecError with every problem found.
+        """
+        file = run.request.get("file")
+        if file is not None and (run.paths.root / file).is_file():
+            return cls.from_yaml(run.paths.root / file, project=run.paths.root)
+        steps = [documents.Step.model_validate(step) for step in run.request["document"]]
+        return cls(run.pipeline, steps, project=run.paths.root)
+
     def _set(
         self, spec: documents.PipelineSpec, document: Document, file: Path | None, root: Path
     ) -> None:

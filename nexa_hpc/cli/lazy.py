@@ -6,6 +6,7 @@ The short help of each command stands in the table, so that listing them imports
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,12 +15,25 @@ import click
 from nexa_hpc.errors import nearest
 
 
+class ReaderGone(Exception):
+    """Whoever read standard output (`| head`) has gone."""
+
+
 class LazyGroup(click.Group):
     """A group over a table: name -> ("module:attribute", one line of help)."""
 
     def __init__(self, *args: Any, table: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._table = table
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Invoke the command; raises ReaderGone, as click would end a broken pipe with 1."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise ReaderGone from error
+        return result
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in the table's order, which is the order of use."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from nexa_hpc import __version__
-from nexa_hpc.cli.lazy import LazyGroup
+from nexa_hpc.cli.lazy import LazyGroup, ReaderGone
 from nexa_hpc.cli.output import discard_output
 from nexa_hpc.errors import NexaError
 
@@ -90,7 +90,6 @@ def main() -> None:
     """Run the command line and exit; every NexaError ends in `error:` and `hint:` lines here."""
     try:
         cli.main(prog_name="nexa-hpc", standalone_mode=False)
-        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -102,7 +101,7 @@ def main() -> None:
     except NexaError as error:
         _print_error(error)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
+    except ReaderGone:
         discard_output()
         sys.exit(0)
 

@@ -11,7 +11,6 @@ import click
 
 from nexa_hpc.cli.completion import RUN_ARGUMENT
 from nexa_hpc.cli.session import Session
-from nexa_hpc.cli.status import file_of
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.pipeline import Pipeline
 
@@ -50,11 +49,7 @@ def _steps(session: Session, name: str | None) -> Steps:
         pipeline = Pipeline.from_yaml(name, project=session.project)
         session.announce_root(pipeline.paths.root)
         return pipeline.plan().instances
-    found = session.find_run(name)
-    file = file_of(found)
-    if file is None:
-        return found.instances
-    return Pipeline.from_yaml(file, project=session.root).plan().instances
+    return Pipeline.from_run(session.find_run(name)).plan().instances
 
 
 def tree(steps: Steps) -> Iterator[str]:

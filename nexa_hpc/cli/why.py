@@ -8,7 +8,6 @@ import click
 
 from nexa_hpc.cli.completion import RUN_ARGUMENT, STEP_ARGUMENT
 from nexa_hpc.cli.session import Session
-from nexa_hpc.cli.status import file_of
 from nexa_hpc.core.artifacts import look
 from nexa_hpc.core.decisions import in_words
 from nexa_hpc.core.history import History
@@ -35,7 +34,7 @@ def why(session: Session, step: str, run: str | None, show_key: bool) -> None:
       nexa-hpc why train
     """
     found = session.find_run(run)
-    instances = _planned_now(session, found)
+    instances = Pipeline.from_run(found).plan().instances
     if step not in instances:
         raise UnknownNameError(
             f"pipeline '{found.pipeline}' has no step '{step}'" + nearest(step, instances),
@@ -48,13 +47,6 @@ def why(session: Session, step: str, run: str | None, show_key: bool) -> None:
         print(json.dumps(instance.document, indent=2, ensure_ascii=False))
     if not instance.effect:
         _explain(found, instance)
-
-
-def _planned_now(session: Session, run: Run) -> dict[str, Instance]:
-    file = file_of(run)
-    if file is None:
-        return dict(run.instances)
-    return dict(Pipeline.from_yaml(file, project=session.root).plan().instances)
 
 
 def _explain(run: Run, instance: Instance) -> None:
