@@ -58,7 +58,7 @@ def test_a_result_made_by_another_pipeline_counts_as_well(project: Path) -> None
 def test_a_changed_param_is_shown_with_both_values(project: Path) -> None:
     run(project, command("s", params={"lr": 2e-5, "deep": {"x": 1}}))
     found = one(project, params={"lr": 3e-5, "deep": {"x": 2}})
-    assert found == "RUN: params.deep.x: 1 → 2; params.lr: 2e-05 → 3e-05"
+    assert found == "RUN: params.deep.x: 1 → 2; params.lr: 2e-5 → 3e-5"
 
 
 def test_changing_a_param_and_changing_it_back_is_a_hit(project: Path) -> None:
@@ -72,6 +72,7 @@ def test_many_changes_are_counted_beyond_the_third(project: Path) -> None:
     found = one(project, params=dict.fromkeys("abcde", 1))
     added = "params.a: added, 1; params.b: added, 1; params.c: added, 1"
     assert found == f"RUN: {added}; and 2 more"
+    assert one(project, params=dict.fromkeys("abcd", 1)) == f"RUN: {added}; and 1 more"
 
 
 def test_three_changes_are_shown_in_full(project: Path) -> None:
@@ -121,6 +122,16 @@ def test_rerun_is_said_where_it_was_asked_for_and_what_follows_below(project: Pa
 def test_the_last_result_is_compared_with_and_not_a_failed_attempt(project: Path) -> None:
     run(project, command("s", params={"x": 1}))
     pipeline(project, command("s", "false", params={"x": 2})).run()
+    assert one(project, params={"x": 3}) == "RUN: params.x: 1 → 3"
+
+
+def test_the_newest_other_result_is_compared_with_also_where_older_ones_are_nearer(
+    project: Path,
+) -> None:
+    for x in (1, 2):
+        run(project, command("s", params={"x": x}))
+    assert one(project, params={"x": 3}) == "RUN: params.x: 2 → 3"
+    run(project, command("s", params={"x": 1}))
     assert one(project, params={"x": 3}) == "RUN: params.x: 1 → 3"
 
 
@@ -197,6 +208,7 @@ def test_an_effect_of_which_it_cannot_be_told_is_tried(project: Path) -> None:
         ("inputs.data", None, "x", "input data: absent → x"),
         ("inputs.data.sha256", "x", None, "input data: x → absent"),
         ("inputs.my.data.sha256", "x", "y", "input my.data: x → y"),
+        ("inputs.my.sha256", "x", "y", "input my: x → y"),
         ("inputs.up.step_key", "x", "y", "input up: step 'above' has another result"),
         ("inputs.up.below", "x", "y", "input up: x → y"),
         ("code.lib/a.b.py", "x", "y", "code lib/a.b.py changed"),
@@ -208,7 +220,12 @@ def test_an_effect_of_which_it_cannot_be_told_is_tried(project: Path) -> None:
 def test_a_difference_is_said_as_the_user_would(
     field: str, old: str | None, new: str | None, words: str
 ) -> None:
-    inputs = {"up": {"step": "above"}, "data": {"path": "x"}, "my.data": {"path": "y"}}
+    inputs = {
+        "up": {"step": "above"},
+        "data": {"path": "x"},
+        "my": {"path": "y"},
+        "my.data": {"path": "y"},
+    }
     assert in_words(Difference(field, old, new), instance(inputs=inputs)) == words
 
 

@@ -117,6 +117,7 @@ def test_a_change_that_may_change_the_result_changes_the_key(
         {"options": {"scheduler": "local"}},
         {"params": {"nested": {"list": [1, {"x": 2}]}, "lr": 0.1}},
         {"in": {"data": "./data/../data/train.csv"}},
+        {"out": "./artifacts//model/"},
     ],
 )
 def test_nothing_else_changes_the_key(key: Callable[..., str], changes: dict[str, Any]) -> None:

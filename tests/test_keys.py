@@ -236,7 +236,7 @@ def test_differences_name_what_changed_was_added_and_was_removed() -> None:
     assert list(map(str, differences(old, new))) == [
         "code.a.py: 000000000000… → ffffffffffff…",
         "params.gone: removed (was x)",
-        "params.lr: 2e-05 → 3e-05",
+        "params.lr: 2e-5 → 3e-5",
         'params.new: added, {"a":1}',
     ]
 
@@ -247,6 +247,38 @@ def test_there_are_differences_exactly_when_the_keys_differ(
 ) -> None:
     old, new = document(params=one), document(params=other)
     assert bool(differences(old, new)) == (step_key(old) != step_key(new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "shown"),
+    [
+        (1e-10, 1e22, "1e-10 → 1e+22"),
+        ("one", "two", "one → two"),
+        ("a\nb\x1b", "a\nc", r"a\nb\x1b → a\nc"),
+        ("x" * 60, "x" * 59 + "y", f"{'x' * 60} → {'x' * 59}y"),
+        ("x" * 80 + "a" + "z" * 80, "x" * 80 + "b", f"…{'x' * 15}a{'z' * 44}… → …{'x' * 59}b"),
+        (
+            ["long"] * 20,
+            ["short"],
+            '["long","long","long","long","long","long","long","long","lo… → ["short"]',
+        ),
+        ("f" * 64, "g" * 64, f"ffffffffffff… → {'g' * 60}…"),
+    ],
+)
+def test_a_difference_is_one_short_line_that_shows_where_it_begins(
+    old: Any, new: Any, shown: str
+) -> None:
+    (found,) = differences({"p": old}, {"p": new})
+    assert str(found).startswith(f"p: {shown}")
+    assert len(str(found)) < 140
+    assert str(found).isprintable()
+
+
+def test_a_long_value_that_was_added_or_removed_is_shown_from_its_beginning() -> None:
+    (found,) = differences({}, {"p": "begin" + "x" * 100})
+    assert str(found) == f"p: added, begin{'x' * 55}…"
+    (found,) = differences({"p": "begin" + "x" * 100}, {})
+    assert str(found) == f"p: removed (was begin{'x' * 55}…)"
 
 
 def test_a_value_that_is_null_is_not_an_absent_one() -> None:

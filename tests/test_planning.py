@@ -13,6 +13,8 @@ from conftest import RunCli
 from planned import command, pipeline, plan, tree
 
 from nexa_hpc import Pipeline, Step, create_artifact
+from nexa_hpc.core import planning
+from nexa_hpc.core.code import imported_sources
 from nexa_hpc.errors import SpecError, UnsupportedError, UserError
 
 
@@ -159,10 +161,9 @@ def test_problems_that_only_reading_shows_are_told_together(project: Path) -> No
 def test_a_problem_above_an_effect_is_told_and_no_crash(project: Path) -> None:
     (project / "nexa.yaml").write_text("paths: {hash_limit_gb: 1e-9}\n")
     (project / "big").write_text("xx")
-    register = {"id": "r", "uses": "core.registry.register", "params": {"name": "m", "uri": "b"}}
-    found = problems(
-        project, command("a", **{"in": "big"}), command("b", **{"in": {"x": "a"}}), register
-    )
+    register = {"id": "r", "uses": "core.registry.register", "params": {"name": "m", "uri": "a"}}
+    below = command("b", after=["r"], **{"in": {"x": "a"}})
+    found = problems(project, command("a", **{"in": "big"}), register, below)
     assert len(found) == 1
     assert found[0].startswith("a: in.input:")
 
@@ -331,12 +332,22 @@ def test_what_planning_filled_in_is_recorded_for_people(project: Path) -> None:
     assert found.document["handler_version"] == "3"
 
 
-def test_two_steps_of_one_module_digest_its_source_once(project: Path) -> None:
+def test_two_steps_of_one_module_read_its_imports_once(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def ask(module: str, root: Path) -> list[Path]:
+        asked.append(module)
+        return imported_sources(module, root)
+
+    monkeypatch.setattr(planning, "imported_sources", ask)
     (project / "planning_shared.py").write_text("def f(): ...\ndef g(): ...\n")
     one = {"id": "one", "uses": "planning_shared:f"}
     found = plan(project, one, {"id": "two", "uses": "planning_shared:g"}).instances
     assert found["one"].document["code"] == found["two"].document["code"] != {}
     assert found["one"].key != found["two"].key
+    assert asked == ["planning_shared"]
 
 
 def test_a_plan_knows_what_it_would_run(project: Path) -> None:

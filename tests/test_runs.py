@@ -120,6 +120,13 @@ def test_runs_created_at_once_have_numbers_of_their_own_and_are_whole(paths: Pro
     assert len(os.listdir(paths.pipeline("demo").runs)) == len(found)
 
 
+def test_a_number_that_somebody_else_took_meanwhile_is_followed_by_the_next(
+    paths: ProjectPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "_numbers", lambda _: [])
+    assert [make(paths).id for _ in range(3)] == ["demo-1", "demo-2", "demo-3"]
+
+
 def test_a_plan_of_another_format_is_refused_with_what_to_do(paths: ProjectPaths) -> None:
     run = make(paths)
     run.place.plan.write_text(json.dumps({"format": 999, "instances": []}))

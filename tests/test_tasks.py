@@ -44,7 +44,7 @@ def instances() -> dict[str, Instance]:
         instance(
             "0d" * 32,
             step="s",
-            parents=("b", "a"),
+            parents=("b",),
             inputs={
                 "file": {"path": "/data/file", "signature": "x"},
                 "whole": {"step": "b", "output": "out", "below": ""},

@@ -17,6 +17,8 @@ from nexa_hpc.core.canonical import canonical_json, sha256_json
 
 FORMAT = 1
 _ABSENT = object()
+_SHOWN_CHARACTERS = 60
+_SHOWN_BEFORE = 15
 
 
 def key_document(
@@ -107,12 +109,27 @@ def _compare(name: str, old: Any, new: Any) -> Iterator[Difference]:
             path = f"{name}.{key}" if name else str(key)
             yield from _compare(path, old.get(key, _ABSENT), new.get(key, _ABSENT))
     elif old is _ABSENT or new is _ABSENT or canonical_json(old) != canonical_json(new):
-        yield Difference(name, _shown(old), _shown(new))
+        texts = [None if value is _ABSENT else _text(value) for value in (old, new)]
+        start = _common_length(texts[0] or "", texts[1] or "") - _SHOWN_BEFORE
+        yield Difference(name, *(None if text is None else _shown(text, start) for text in texts))
 
 
-def _shown(value: Any) -> str | None:
-    if value is _ABSENT:
-        return None
-    text = value if isinstance(value, str) else canonical_json(value)
-    is_digest = len(text) == 64 and set(text) <= set("0123456789abcdef")
-    return f"{text[:12]}…" if is_digest else text
+def _common_length(one: str, other: str) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return repr(value).replace("e-0", "e-").replace("e+0", "e+")
+    return value if isinstance(value, str) else canonical_json(value)
+
+
+def _shown(text: str, start: int) -> str:
+    """Return `text` on one short line; of a long one, what is found from `start` on."""
+    if len(text) == 64 and set(text) <= set("0123456789abcdef"):
+        return f"{text[:12]}…"
+    cut = max(0, min(start, len(text) - _SHOWN_CHARACTERS))
+    piece = text[cut : cut + _SHOWN_CHARACTERS]
+    piece = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in piece)
+    return f"{'…' * (cut > 0)}{piece}{'…' * (cut + _SHOWN_CHARACTERS < len(text))}"

@@ -8,6 +8,7 @@ every key in graph order and decides for each step whether it runs, and why. Cal
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -124,7 +125,7 @@ class _Keys:
             scheduler=step.scheduler,
             params={n: v for n, v in params.items() if f"params.{n}" not in as_inputs},
             inputs={i.name: i.source for i in inputs},
-            outputs=step.outputs,
+            outputs={name: os.path.normpath(path) for name, path in step.outputs.items()},
             cache_hint=step.cache_hint,
             env={n: env[n] for n in ("container", "variables") if env.get(n)},
             code=code,
