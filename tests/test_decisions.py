@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from planned import command, instance, pipeline, plan, run
 
+from nexa_hpc.core import history
 from nexa_hpc.core.decisions import in_words
 from nexa_hpc.core.history import History
 from nexa_hpc.core.keys import Difference
 from nexa_hpc.core.runs import newest_run
+from nexa_hpc.errors import ArtifactError
 from nexa_hpc.pipeline import PipelineRun
 
 
@@ -240,11 +242,11 @@ def test_history_reads_no_older_plan_than_it_needs(
     paths = pipeline(project, command("s")).paths
     for run_id in ("demo-1", "demo-2"):
         (paths.pipeline("demo").run(run_id).plan).write_text("torn")
-    history = History(paths.pipeline("demo"), paths)
+    found = History(paths.pipeline("demo"), paths)
     newest = newest_run(paths, "demo")
     assert newest is not None and newest.id == done.id
     for name in ("s", "t"):
-        last = history.last(name, other_than=newest.instances[name].key)
+        last = found.last(name, other_than=newest.instances[name].key)
         assert last is not None and last.params["x"] == 2
 
 
@@ -257,6 +259,18 @@ def test_plans_of_another_format_and_plans_that_are_gone_are_passed_over(project
     home.run("demo-3").plan.unlink()
     home.run("demo-2").plan.write_text("{")
     assert one(project, params={"x": 9}) == "RUN: params.x: 0 → 9"
+
+
+def test_an_older_result_that_may_not_be_read_does_not_stop_planning(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(project, command("s", params={"x": 1}))
+
+    def refuse(path: Path) -> None:
+        raise ArtifactError(f"{path} cannot be read: Permission denied")
+
+    monkeypatch.setattr(history, "look", refuse)
+    assert one(project, params={"x": 2}) == "RUN: no result yet"
 
 
 def test_a_step_that_no_earlier_plan_had_is_new(project: Path) -> None:

@@ -161,6 +161,18 @@ def test_a_machine_is_this_kernel_since_it_booted_and_this_pid_namespace(driver:
     assert driver.host in driver.machine
 
 
+def test_a_machine_is_named_also_where_it_tells_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> str:
+        raise FileNotFoundError(str(self))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert drivers._machine().startswith(f"{os.uname().nodename}/pid:")
+
+
+def test_a_pid_that_no_system_can_have_is_nobody(state: Path, driver: Driver) -> None:
+    assert Watch(state).life(replace(driver, pid=2**70)) is Life.ENDED
+
+
 def test_another_pid_namespace_is_another_machine(driver: Driver) -> None:
     code = "from nexa_hpc.core import drivers; print(drivers._machine())"
     command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code]

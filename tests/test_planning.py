@@ -332,6 +332,22 @@ def test_what_planning_filled_in_is_recorded_for_people(project: Path) -> None:
     assert found.document["handler_version"] == "3"
 
 
+def test_the_revision_of_a_hub_name_is_recorded_for_people_and_for_the_step(project: Path) -> None:
+    (project / "planning_hub.py").write_text(
+        "input_params = {'model': 'model'}\n"
+        "def revision(kind, name): return f'{kind}-{name}-1'\n"
+        "def run(params, revisions): ...\n"
+        "import sys\n"
+        "handler = sys.modules[__name__]\n"
+    )
+    step = {"id": "s", "uses": "planning_hub:handler", "params": {"model": "org/bert"}}
+    found = plan(project, step).instances["s"]
+    assert found.resolved == {"model": "revision model-org/bert-1"}
+    assert found.inputs["model"] == {"revision": "model-org/bert-1"}
+    assert found.document["params"] == {}
+    assert found.params == {"model": "org/bert"}
+
+
 def test_two_steps_of_one_module_read_its_imports_once(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

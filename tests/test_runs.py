@@ -127,6 +127,33 @@ def test_a_number_that_somebody_else_took_meanwhile_is_followed_by_the_next(
     assert [make(paths).id for _ in range(3)] == ["demo-1", "demo-2", "demo-3"]
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_run_that_could_not_be_recorded_leaves_nothing(
+    paths: ProjectPaths, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(*_: Any) -> bool:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "_write_round", fail)
+        with pytest.raises(type(error)):
+            make(paths)
+    assert os.listdir(paths.pipeline("demo").runs) == []
+    assert make(paths).id == "demo-1"
+
+
+def test_a_user_without_a_name_is_told_by_number(
+    paths: ProjectPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    run = make(paths)
+    assert run.request["user"] == "54321"
+    assert mark_cancelled(run)
+    raise_rerun_count(paths.pipeline("demo"), "a", 1)
+
+
 def test_a_plan_of_another_format_is_refused_with_what_to_do(paths: ProjectPaths) -> None:
     run = make(paths)
     run.place.plan.write_text(json.dumps({"format": 999, "instances": []}))

@@ -11,7 +11,7 @@ from nexa_hpc.core.artifacts import look
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.paths import PipelinePaths, ProjectPaths
 from nexa_hpc.core.runs import read_instances, run_ids
-from nexa_hpc.errors import StateError
+from nexa_hpc.errors import ArtifactError, StateError
 
 _RUNS_SEARCHED = 20
 
@@ -36,10 +36,11 @@ class History:
 
     def _had_result(self, instance: Instance) -> bool:
         # A purged result counts as well: its document tells what was there.
-        return any(
-            look(path).presence.value in ("complete", "purged")
-            for path in instance.artifact_paths(self._paths).values()
-        )
+        places = instance.artifact_paths(self._paths).values()
+        try:
+            return any(look(path).presence.value in ("complete", "purged") for path in places)
+        except ArtifactError:
+            return False  # It may not be read: it only served to explain.
 
     def _newest_first(self) -> Iterator[Mapping[str, Instance]]:
         yield from self._read

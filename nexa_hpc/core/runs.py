@@ -12,7 +12,7 @@ import getpass
 import os
 import re
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -83,11 +83,24 @@ def create_run(
     home = paths.pipeline(pipeline)
     planned = list(instances)
     staged = RunPaths(atomic.temporary_beside(home.runs / pipeline))
-    atomic.make_folder(staged.folder)
+    try:
+        atomic.make_folder(staged.folder)
+        _write_run(staged, paths, request, planned)
+        number = max(_numbers(home), default=0) + 1
+        while not atomic.rename_folder(staged.folder, home.run(f"{pipeline}-{number}").folder):
+            number += 1
+    finally:
+        atomic.remove_tree(staged.folder)
+    return Run(paths, home.run(f"{pipeline}-{number}"), {i.step: i for i in planned})
+
+
+def _write_run(
+    staged: RunPaths, paths: ProjectPaths, request: Mapping[str, Any], planned: Sequence[Instance]
+) -> None:
     content = {
         "format": FORMAT,
         "created_at": now(),
-        "user": getpass.getuser(),
+        "user": user_name(),
         "host": socket.gethostname(),
         "paths": paths.to_json(),
         **request,
@@ -96,10 +109,14 @@ def create_run(
     plan = {"format": FORMAT, "instances": [instance.to_json() for instance in planned]}
     atomic.write_json(staged.plan, plan)
     _write_round(staged, 1, paths, planned)
-    number = max(_numbers(home), default=0) + 1
-    while not atomic.rename_folder(staged.folder, home.run(f"{pipeline}-{number}").folder):
-        number += 1
-    return Run(paths, home.run(f"{pipeline}-{number}"), {i.step: i for i in planned})
+
+
+def user_name() -> str:
+    """Return the user's name, or the number where there is none (a container's uid)."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def begin_round(run: Run) -> None:
@@ -112,7 +129,7 @@ def begin_round(run: Run) -> None:
 
 def mark_cancelled(run: Run) -> bool:
     """Leave the marker that ends the present round; False when it was there."""
-    content = {"at": now(), "by": getpass.getuser(), "from": socket.gethostname()}
+    content = {"at": now(), "by": user_name(), "from": socket.gethostname()}
     return atomic.create_once(run.place.cancelled, content)
 
 
@@ -193,7 +210,7 @@ def rerun_counts(pipeline: PipelinePaths) -> dict[str, int]:
 
 def raise_rerun_count(pipeline: PipelinePaths, step: str, count: int) -> None:
     """Raise the rerun count of `step` to `count`, unless somebody else just did."""
-    content = {"at": now(), "by": getpass.getuser()}
+    content = {"at": now(), "by": user_name()}
     atomic.create_once(pipeline.reruns(step) / f"{count}.json", content)
 
 
