@@ -74,6 +74,12 @@ class Flow:
         return {step: entry["status"] for step, entry in self.steps().items()}
 
 
+def _heed_signals() -> None:
+    # A test run in the background, or under nohup, would hand on that these are ignored.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Process:
     """`nexa-hpc ARGS` in the background, as the leader of a process group of its own."""
 
@@ -88,6 +94,7 @@ class Process:
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_heed_signals,
             )
         self.pid = self._process.pid
 

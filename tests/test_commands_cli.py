@@ -43,10 +43,24 @@ def done(flow: Flow, run_cli: RunCli) -> Flow:
     return flow
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Flow:
+    """A pipeline that has run, in a project that several tests read and none changes."""
+    project = tmp_path_factory.mktemp("finished") / "project"
+    project.mkdir()
+    (project / "nexa.yaml").touch()
+    flow = Flow(project)
+    Process(project, "run", flow.write(*steps(flow))).wait()
+    return flow
+
+
 @pytest.fixture
 def process(flow: Flow) -> Iterator[Process]:
     """A run in the background, whose step has printed `begun` and waits for `../go`."""
-    file = flow.write(flow.step("slow", f"echo begun; {WAIT}; echo ended"), flow.step("last"))
+    file = flow.write(
+        flow.step("slow", f"echo begun; {WAIT}; echo ended"),
+        flow.step("last", "echo the last step"),
+    )
     started = Process(flow.project, "run", file)
     until(lambda: "begun" in started.text(), "the step's first line")
     yield started
@@ -112,6 +126,13 @@ def test_logs_follow_a_step_to_its_end(process: Process, flow: Flow) -> None:
     assert follow.wait().endswith("begun\nended\n")
 
 
+def test_logs_follow_a_step_that_has_not_started(process: Process, flow: Flow) -> None:
+    follow = Process(flow.project, "logs", "last", "-f")
+    until(lambda: "waiting until step 'last' starts" in follow.text(), "that it waits")
+    (flow.project.parent / "go").touch()
+    assert follow.wait().endswith("the last step\n")
+
+
 def test_logs_of_every_attempt_stay(flow: Flow, run_cli: RunCli) -> None:
     count = "echo x >> ../count; echo attempt $(wc -l < ../count); test $(wc -l < ../count) = 2"
     run_cli("run", flow.write(flow.step("a", count), flow.step("b")), expect=1)
@@ -146,15 +167,18 @@ def test_commands_in_an_empty_project_say_what_to_do(run_cli: RunCli) -> None:
         assert "hint: nexa-hpc pipeline run FILE" in run_cli(verb, expect=2).stderr
 
 
-def test_viz_draws_the_graph_in_four_ways(done: Flow, run_cli: RunCli) -> None:
-    tree = run_cli("viz").stdout.splitlines()
+def test_viz_draws_the_graph_in_four_ways(finished: Flow, run_cli: RunCli) -> None:
+    def viz(*args: str) -> str:
+        return run_cli("viz", *args, cwd=finished.project).stdout
+
+    tree = viz().splitlines()
     assert tree[0].startswith("train  [runners.command]  SKIP")
     assert tree[1].startswith("├─ report") and tree[2].startswith("└─ eval")
-    mermaid = run_cli("viz", "--format", "mermaid").stdout
+    mermaid = viz("--format", "mermaid")
     assert mermaid.startswith("flowchart TD\n") and "s0 --> s1" in mermaid
-    dot = run_cli("viz", "flow.yaml", "--format", "dot").stdout
+    dot = viz("flow.yaml", "--format", "dot")
     assert dot.startswith("digraph") and '"train" -> "report";' in dot
-    svg = ElementTree.fromstring(run_cli("viz", "--format", "svg").stdout)
+    svg = ElementTree.fromstring(viz("--format", "svg"))
     texts = [element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")]
     assert {"train", "report", "eval"} < set(texts)
     assert len([*svg.iter("{http://www.w3.org/2000/svg}path")]) == 2
@@ -215,9 +239,9 @@ def test_the_exit_codes_are_documented(run_cli: RunCli) -> None:
     ],
 )
 def test_mistakes_on_the_command_line_exit_with_2(
-    done: Flow, run_cli: RunCli, args: list[str], told: str
+    finished: Flow, run_cli: RunCli, args: list[str], told: str
 ) -> None:
-    failed = run_cli(*args, expect=2)
+    failed = run_cli(*args, cwd=finished.project, expect=2)
     assert told in failed.stderr and "Traceback" not in failed.stderr
 
 
@@ -235,22 +259,22 @@ def test_mistakes_on_the_command_line_exit_with_2(
     ids=" ".join,
 )
 def test_the_shell_completes(
-    done: Flow, run_cli: RunCli, words: list[str], offered: list[str]
+    finished: Flow, run_cli: RunCli, words: list[str], offered: list[str]
 ) -> None:
     env = {
         "_NEXA_HPC_COMPLETE": "bash_complete",
         "COMP_WORDS": " ".join(["nexa-hpc", *words]),
         "COMP_CWORD": str(len(words)),
     }
-    lines = run_cli(env=env, expect=None).stdout.split()
+    lines = run_cli(cwd=finished.project, env=env, expect=None).stdout.split()
     found = [line.partition(",")[2] for line in lines if line.startswith("plain,")]
     assert found == offered
 
 
-def test_a_reader_that_has_seen_enough_is_no_failure(done: Flow) -> None:
+def test_a_reader_that_has_seen_enough_is_no_failure(finished: Flow) -> None:
     shell = f"{sys.executable} -m nexa_hpc status | true; exit ${{PIPESTATUS[0]}}"
     ended = subprocess.run(
-        ["bash", "-c", shell], cwd=done.project, env=child_environment(), capture_output=True
+        ["bash", "-c", shell], cwd=finished.project, env=child_environment(), capture_output=True
     )
     assert ended.returncode == 0 and ended.stderr.count(b"\n") == 1
 
@@ -280,12 +304,14 @@ def on_a_terminal(flow: Flow, *args: str) -> tuple[int, str]:
 
 
 def test_a_terminal_shows_a_live_table_and_ends_with_it(flow: Flow) -> None:
-    slow = "echo from the step; sleep 0.4"
+    slow = r"echo from the step; printf '10 %%\r20 %%\r'; sleep 0.6; printf '30 %%\n'"
     file = flow.write(flow.step("first", slow), flow.step("broken", "exit 4"), flow.step("below"))
     code, shown = on_a_terminal(flow, "run", str(file))
     assert code == 1
     assert "first │ " in shown and "from the step" in shown
     assert "0 of 3 steps done" in shown
+    assert re.search(r"first +\S*RUNNING.*20 %", shown), "a progress bar is the step's note"
+    assert "10 %" not in shown and "30 %" in shown
     end = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown[shown.rindex("3 of 3 steps done") :])
     assert re.search(r"first +COMPLETED +0\.\d s", end)
     assert re.search(r"broken +FAILED +0\.\d s +the command exited with 4", end)
@@ -294,6 +320,6 @@ def test_a_terminal_shows_a_live_table_and_ends_with_it(flow: Flow) -> None:
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1, "the cursor is given back"
 
 
-def test_a_terminal_shows_status_in_colours(done: Flow) -> None:
-    code, shown = on_a_terminal(done, "status")
+def test_a_terminal_shows_status_in_colours(finished: Flow) -> None:
+    code, shown = on_a_terminal(finished, "status")
     assert code == 0 and "\x1b[32mCOMPLETED" in shown

@@ -66,7 +66,7 @@ class LiveTable:
         for line in lines[:-1]:
             self._print_line(instance.step, line)
         if lines[-1]:
-            self._line[instance.step] = lines[-1]
+            self._line[instance.step] = _last_state(lines[-1])
 
     def progressed(self, instance: Instance, progress: Progress) -> None:
         """See `advance.Observer`."""
@@ -86,9 +86,13 @@ class LiveTable:
         self._notes[instance.step] = standing.message
 
     def _print_line(self, step: str, line: str) -> None:
-        # A progress bar's carriage returns would draw over the table: its last state is shown.
-        shown = line.rstrip("\r").rpartition("\r")[2]
+        shown = _last_state(line).rstrip("\r")
         self._console.print(Text(f"{step} │ ", style="dim") + Text.from_ansi(shown))
+
+    def _note(self, step: str) -> str:
+        """Return what a step is at: its progress bar, where it draws one, or else its note."""
+        bar = Text.from_ansi(self._line.get(step, "").rstrip("\r")).plain.strip()
+        return bar or self._notes.get(step, "")
 
     def _render(self) -> RenderableType:
         table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
@@ -99,7 +103,7 @@ class LiveTable:
         for step in self._shown():
             state = self._standings[step].state.value
             table.add_row(
-                step, Text(state, style=STYLES[state]), self._time(step), self._notes.get(step, "")
+                step, Text(state, style=STYLES[state]), self._time(step), Text(self._note(step))
             )
         done = sum(standing.state.settled for standing in self._standings.values())
         head = Text(
@@ -122,3 +126,9 @@ class LiveTable:
         if step in self._began:
             return duration(time.monotonic() - self._began[step])
         return ""
+
+
+def _last_state(line: str) -> str:
+    """Return what a carriage return has left to see of `line`; a progress bar draws many."""
+    shown = line.rstrip("\r").rpartition("\r")[2]
+    return f"{shown}\r" if line.endswith("\r") else shown

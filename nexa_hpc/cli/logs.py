@@ -14,7 +14,7 @@ from nexa_hpc.cli.session import Session
 from nexa_hpc.core.drivers import Watch
 from nexa_hpc.core.records import Attempt, read_attempts
 from nexa_hpc.core.runs import Run
-from nexa_hpc.core.standings import fold
+from nexa_hpc.core.standings import fold, fold_all
 from nexa_hpc.errors import UnknownNameError, nearest
 
 _FOLLOW_S = 0.3
@@ -49,11 +49,25 @@ def logs(
             f"run {found.id} has no step '{step}'" + nearest(step, found.instances),
             hint=f"nexa-hpc status {found.id}",
         )
+    if follow and attempt is None:
+        _await_start(found, step)
     log = _log_of(found, step, attempt)
     if path_only:
         print(log)
         return
     _print_log(found, step, log, follow)
+
+
+def _await_start(run: Run, step: str) -> None:
+    """Wait until `step` has been started, or never will be."""
+    observer, told = Watch(run.paths.state), False
+    while not read_attempts(run.paths.records(run.instances[step].key)):
+        if fold_all(run, observer)[step].state.settled:
+            return
+        if not told:
+            print(f"waiting until step '{step}' starts", file=sys.stderr)
+            told = True
+        time.sleep(_FOLLOW_S)
 
 
 def _log_of(run: Run, step: str, number: int | None) -> Path:
