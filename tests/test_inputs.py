@@ -126,7 +126,6 @@ def test_a_name_that_begins_like_an_out_is_not_below_it(
         ("artifact/one", "no such file or folder.*did you mean 'artifacts/one'"),
         ("bear", "did you mean 'bare'"),
         ("pkg://no_such_package/x", r"no package 'no_such_package' is installed \(pip install"),
-        ("pkg://__main__/x", "no package '__main__' is installed"),
         ("pkg://../x", "no package '..' is installed"),
         ("pkg://pytest/no/such", "'pytest' holds no 'no/such'"),
         ("x" * 3000, "cannot be looked at: File name too long"),
@@ -203,6 +202,12 @@ def test_a_package_path_is_found_without_importing_the_package(package: Path) ->
     assert package_path("pkg://inputs_package/model") == package / "model"
     assert package_path("pkg://inputs_package") == package
     assert "inputs_package" not in sys.modules
+
+
+def test_a_module_that_no_file_holds_is_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    with pytest.raises(UserError, match="no package '__main__' is installed"):
+        package_path("pkg://__main__/x")
 
 
 def test_a_package_path_cannot_leave_its_package(package: Path) -> None:

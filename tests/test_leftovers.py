@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -15,7 +16,8 @@ from conftest import child_environment
 from nexa_hpc.core import leftovers
 from nexa_hpc.core.leftovers import TAG_VARIABLE, attempt_tag, end_leftovers
 
-TAG = attempt_tag("ab" * 32, 1)
+# Of this test run alone: another one on this machine must not be ended by ours.
+TAG = attempt_tag(secrets.token_hex(32), 1)
 
 _SUICIDAL = """
 import subprocess

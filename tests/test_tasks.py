@@ -30,7 +30,7 @@ def paths(project: Path) -> ProjectPaths:
 
 @pytest.fixture
 def instances() -> dict[str, Instance]:
-    """a → b → s, and a beside that is not above s."""
+    """a → b → s and a → c → s, and one beside that is not above s."""
     parts = [
         instance("0a" * 32, step="a", uses="u:a", outputs={"x": "artifacts/x", "y": "artifacts/y"}),
         instance(
@@ -40,11 +40,12 @@ def instances() -> dict[str, Instance]:
             params={"p": 1},
             inputs={"data": {"step": "a", "output": "y", "below": "deep/file"}},
         ),
+        instance("0e" * 32, step="c", parents=("a",)),
         instance("0c" * 32, step="beside"),
         instance(
             "0d" * 32,
             step="s",
-            parents=("b",),
+            parents=("b", "c"),
             inputs={
                 "file": {"path": "/data/file", "signature": "x"},
                 "whole": {"step": "b", "output": "out", "below": ""},
@@ -72,7 +73,7 @@ def test_a_task_tells_all_that_is_above_it_and_nothing_beside(
     instances: Mapping[str, Instance], paths: ProjectPaths
 ) -> None:
     task = make_task(instances["s"], instances, paths, attempt=3)
-    assert task.upstream.keys() == {"a", "b"}
+    assert task.upstream.keys() == {"a", "b", "c"}
     assert task.upstream["b"]["params"] == {"p": 1}
     assert task.upstream["b"]["inputs"]["data"].name == "file"
     assert task.upstream["a"] == {"uses": "u:a", "params": {}, "inputs": {}, "key": "0a" * 32}
