@@ -2,18 +2,14 @@
 
 `advance(run)` reads what is true, decides, starts what can be started, records it and returns.
 Calling it twice, from two places, or killing it anywhere does no harm: an attempt belongs to
-whoever created its claim, and a result to its key. `drive` calls it until nothing is left to do, as
-the login-node command and the Python interface do for local steps.
+whoever created its claim, and a result to its key. `drive` calls it in a loop.
 """
 
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,20 +17,19 @@ from typing import Any, Protocol
 from nexa_hpc import worker
 from nexa_hpc.core import records
 from nexa_hpc.core.atomic import sync_folder
-from nexa_hpc.core.drivers import Driver, Heartbeat, Life, Watch
+from nexa_hpc.core.drivers import Driver, Life, Watch
+from nexa_hpc.core.frontier import Frontier
 from nexa_hpc.core.handlers import Progress
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.leftovers import attempt_tag, end_leftovers
 from nexa_hpc.core.links import link_outputs
 from nexa_hpc.core.projection import write_projection
 from nexa_hpc.core.runs import Run, newest_run
-from nexa_hpc.core.standings import Truth, blocked, fold, fold_all
+from nexa_hpc.core.standings import Truth, blocked, fold
 from nexa_hpc.core.states import Reason, Standing, State
 from nexa_hpc.errors import ArtifactError, Interrupted
-from nexa_hpc.schedulers.base import Element, Scheduler
-from nexa_hpc.schedulers.local import LocalScheduler
+from nexa_hpc.schedulers.base import Element, JobState, Scheduler
 
-_WAIT_S = (0.2, 5.0)
 _PROJECT_EVERY_S = 1.0
 
 
@@ -67,11 +62,16 @@ class View:
     scheduler: Scheduler
     watch: Watch
     before: Mapping[str, int]
+    frontier: Frontier
     standings: dict[str, Standing] = field(default_factory=dict)
     damage: list[str] = field(default_factory=list)
     """What went wrong beside the steps, such as an `out` in the way; told at the end."""
     linked: set[Path] = field(default_factory=set)
     """Folders in which links changed, to be synced once at the end."""
+    started: dict[str, tuple[Instance, int]] = field(default_factory=dict)
+    """Handle -> instance and attempt, for jobs of this driver that have not been seen to end."""
+    due: set[str] = field(default_factory=set)
+    """Steps that only wait for room."""
     newest: Run | None = None
     """The pipeline's newest run, where it is another one than this."""
     projected_at: float = 0.0
@@ -81,6 +81,10 @@ class View:
         for folder in self.linked:
             sync_folder(folder)
         self.project(always=True)
+
+    def is_ours(self, instance: Instance) -> bool:
+        """Return whether this driver runs `instance` at present."""
+        return any(started.key == instance.key for started, _ in self.started.values())
 
     def note_newest(self) -> None:
         """Look which run is the pipeline's newest."""
@@ -96,77 +100,49 @@ class View:
             self.projected_at = time.monotonic()
 
 
-def drive(run: Run, observer: Observer) -> dict[str, Standing]:
-    """Advance `run` until every instance has settled, and return step id -> standing.
-
-    Waits for instances that another process runs. Raises Interrupted on Ctrl-C, SIGTERM or
-    `cancel`, after the projection was written; ArtifactError when a link could not be made.
-    """
-    driver = Driver.this_process(run.place.drivers, run.paths.state)
-    view = View(
-        run,
-        driver,
-        observer,
-        LocalScheduler(_execute),
-        Watch(run.paths.state),
-        run.attempts_before(),
-    )
-    with (
-        _stopped_by_signals() as interrupt,
-        Heartbeat(driver, run.paths.state, run.place.cancelled, interrupt),
-    ):
-        try:
-            _drive(view)
-        except (KeyboardInterrupt, Interrupted) as error:
-            where = _where(view)
-            view.standings = fold_all(run, view.watch)
-            raise Interrupted(
-                f"run {run.id} was stopped{where}; what is finished stays",
-                hint=f"nexa-hpc pipeline resume {run.id}",
-            ) from error
-        finally:
-            view.settle()
-    if view.damage:
-        raise ArtifactError("\n".join(view.damage), hint=f"nexa-hpc pipeline resume {run.id}")
-    return view.standings
-
-
 def advance(view: View) -> bool:
-    """Make one pass in graph order over what has not settled; return whether anything changed."""
+    """Make one pass in graph order over what may move; return whether anything settled."""
     changed = False
     view.note_newest()
-    for step, instance in view.run.instances.items():
-        known = view.standings.get(step)
-        if known is not None and known.state.settled:
-            continue
-        if not all(view.standings[parent].state.settled for parent in instance.parents):
-            view.standings[step] = Standing(State.PENDING)
-            continue
+    _note_ended(view)
+    for step in view.frontier.open():
+        if step in view.due and view.scheduler.room() < 1:
+            # All before it run, all after it were looked at: there is nothing to do but to wait.
+            break
+        instance, known = view.run.instances[step], view.standings.get(step)
         standing = blocked(instance, view.standings) or _advance_instance(view, instance)
         view.standings[step] = standing
         if standing.state.settled:
             changed = True
+            view.frontier.settle(step)
             view.observer.settled(instance, standing)
             view.project()
-        elif standing != known:
+        elif standing != known and not view.is_ours(instance):
             view.observer.waits(instance, standing)
     return changed
 
 
-def _where(view: View) -> str:
-    running = [step for step, s in view.standings.items() if s.state is State.RUNNING]
-    return f" in step '{running[0]}'" if running else ""
+def stop(view: View) -> None:
+    """Stop what this driver has started, and record what its workers could not record."""
+    view.scheduler.cancel(view.started)
+    for instance, number in view.started.values():
+        folder = view.run.paths.records(instance.key)
+        records.end(folder, number, State.CANCELLED, message=worker.STOPPED)
+    view.started.clear()
 
 
-def _drive(view: View) -> None:
-    least, most = _WAIT_S
-    wait_s = least
-    while True:
-        changed = advance(view)
-        if all(standing.state.settled for standing in view.standings.values()):
-            return
-        wait_s = least if changed else min(wait_s * 1.5, most)
-        time.sleep(wait_s)
+def _note_ended(view: View) -> None:
+    """Forget the jobs that have ended, closing the attempts of those that crashed."""
+    for handle, report in view.scheduler.poll(list(view.started)).items():
+        if report.state is not JobState.ENDED:
+            continue
+        instance, number = view.started.pop(handle)
+        folder = view.run.paths.records(instance.key)
+        if report.message:
+            # Has no effect where the worker recorded its end itself.
+            records.end(
+                folder, number, State.FAILED, reason=Reason.EXCEPTION, message=report.message
+            )
 
 
 def _advance_instance(view: View, instance: Instance) -> Standing:
@@ -177,6 +153,9 @@ def _advance_instance(view: View, instance: Instance) -> Standing:
         return truth.standing
     if truth.life in (Life.ALIVE, Life.UNKNOWN) or _is_answer(view.run, truth):
         return truth.standing
+    if view.scheduler.room() < 1:
+        view.due.add(instance.step)
+        return Standing(State.PENDING)
     number = _next_attempt(view.run, instance, truth)
     if not _claim(view, instance, number):
         return Standing(State.PENDING, message="another process was first")
@@ -243,12 +222,9 @@ def _start(view: View, instance: Instance, number: int) -> None:
         on_output=lambda text: view.observer.output(instance, text),
         on_progress=lambda progress: view.observer.progressed(instance, progress),
     )
-    view.scheduler.submit([element])
+    (handle,) = view.scheduler.submit([element])
+    view.started[handle] = (instance, number)
     view.note_newest()
-
-
-def _execute(element: Element) -> object:
-    return worker.execute(element.run, element.instance.step, element.attempt, element.on_progress)
 
 
 def _link(view: View, instance: Instance) -> None:
@@ -261,30 +237,3 @@ def _link(view: View, instance: Instance) -> None:
         view.linked |= link_outputs(instance, view.run.paths)
     except ArtifactError as error:
         view.damage.append(f"step '{instance.step}': {error}")
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[Callable[[], None]]:
-    """Treat SIGTERM and a closed terminal as Ctrl-C, so that what is true gets recorded.
-
-    Yields a function that stops this process in the same way, for `cancel`. It sends SIGTERM, as
-    SIGINT is ignored in what a shell script started with `&`. A hang-up that `nohup` ignores stays
-    ignored.
-    """
-
-    def interrupt(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        # In a notebook server's worker, say: signals are the caller's.
-        yield lambda: os.kill(os.getpid(), signal.SIGINT)
-        return
-    caught = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        caught.append(signal.SIGHUP)
-    previous = {number: signal.signal(number, interrupt) for number in caught}
-    try:
-        yield lambda: os.kill(os.getpid(), signal.SIGTERM)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -4,7 +4,7 @@
     run = Pipeline.from_yaml("pipelines/general_e2e.yaml").run()
     run.result("train")            # the folder of its artifact
 
-Planning and driving are elsewhere (`core.planning`, `advance`); here a pipeline's document, its
+Planning and driving are elsewhere (`core.planning`, `driving`); here a pipeline's document, its
 project and its earlier runs come together.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nexa_hpc import advance
+from nexa_hpc import advance, driving
 from nexa_hpc.core import spec as documents
 from nexa_hpc.core.artifacts import open_artifact, sha256_file
 from nexa_hpc.core.checks import PlanRequest
@@ -137,15 +137,17 @@ class Pipeline:
         scheduler: str | None = None,
         rerun_from: str | None = None,
         adopt: bool = False,
+        jobs: int = 1,
         observer: advance.Observer | None = None,
     ) -> PipelineRun:
         """Plan, record a new run and drive it to its end; a failed step is told by the result.
 
+        `jobs` independent steps run side by side, in worker processes; with 1, all in this one.
         `rerun_from` computes that step and all below it again, even if cached. `adopt` takes over a
         pipeline name that another file used last. Raises Interrupted when stopped from outside.
         """
         run, _ = self.start(scheduler=scheduler, rerun_from=rerun_from, adopt=adopt)
-        return drive(run, observer)
+        return drive(run, observer, jobs)
 
     def start(
         self,
@@ -249,15 +251,15 @@ class PipelineRun:
         return self._run.instances[step]
 
 
-def drive(run: Run, observer: advance.Observer | None = None) -> PipelineRun:
+def drive(run: Run, observer: advance.Observer | None = None, jobs: int = 1) -> PipelineRun:
     """Drive a recorded run to its end."""
-    return PipelineRun(run, advance.drive(run, observer or _Silent()))
+    return PipelineRun(run, driving.drive(run, observer or _Silent(), jobs))
 
 
-def resume(run: Run, observer: advance.Observer | None = None) -> PipelineRun:
+def resume(run: Run, observer: advance.Observer | None = None, jobs: int = 1) -> PipelineRun:
     """Begin another round of a recorded run, with its recorded plan, and drive it to its end."""
     begin_round(run)
-    return drive(run, observer)
+    return drive(run, observer, jobs)
 
 
 class _Silent:

@@ -2,12 +2,16 @@
 
 Reads the recorded, resolved step and never composes. Checks that upstream results are there and
 that inputs are what was planned, runs the handler, publishes, writes the end record. Called by the
-local scheduler in-process; standard library alone on the way to the handler.
+local scheduler in-process, or run as a process of its own; standard library alone on the way to the
+handler.
 """
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -23,10 +27,11 @@ from nexa_hpc.core.leftovers import TAG_VARIABLE, attempt_tag
 from nexa_hpc.core.publishing import Publication
 from nexa_hpc.core.reading import list_names
 from nexa_hpc.core.results import find_result
-from nexa_hpc.core.runs import Run
+from nexa_hpc.core.runs import Run, open_run
 from nexa_hpc.core.states import Reason, State
 from nexa_hpc.core.tasks import make_task, step_path
 from nexa_hpc.errors import BlockedError, InputChangedError, Interrupted, NexaError, StepError
+from nexa_hpc.schedulers.base import PROGRESS_VARIABLE
 
 STOPPED = "stopped from outside"
 _MESSAGE_CHARACTERS = 600
@@ -227,3 +232,54 @@ def _print_failure(error: BaseException, message: str) -> None:
         print(f"error: {message}", file=sys.stderr)
     else:
         traceback.print_exception(error, file=sys.stderr)
+
+
+def main() -> None:
+    """`python -m nexa_hpc.worker REF`: make one attempt in this process, and exit by how it ended.
+
+    Exit code 0 when the step has its result, 1 when it failed, 130 when it was stopped.
+    """
+    folder, step, attempt = sys.argv[1].rsplit("#", 2)
+    _die_with_parent()
+    signal.signal(signal.SIGTERM, _interrupt)
+    run = open_run(Path(folder))
+    try:
+        state = execute(run, step, int(attempt), _tell_progress())
+    except Interrupted as error:
+        sys.exit(error.exit_code)
+    sys.exit(0 if state.succeeded else 1)
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _die_with_parent() -> None:
+    """Have the kernel send SIGTERM when the driver dies, so that its workers save and end, too."""
+    pr_set_pdeathsig = 1  # prctl(2); Linux alone
+    try:
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    except (OSError, AttributeError):
+        return
+
+
+def _tell_progress() -> Callable[[Progress], None]:
+    """Return what hands progress to the driver, on the file descriptor that it named."""
+    fd = os.environ.pop(PROGRESS_VARIABLE, None)
+    if fd is None:
+        return lambda _: None
+    os.set_inheritable(int(fd), False)
+    stream = os.fdopen(int(fd), "w", encoding="utf-8")
+
+    def tell(progress: Progress) -> None:
+        try:
+            stream.write(json.dumps({**vars(progress), "metrics": dict(progress.metrics)}) + "\n")
+            stream.flush()
+        except OSError:
+            return  # The driver has gone; the step goes on to its end.
+
+    return tell
+
+
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,8 +29,8 @@ _PROGRESS_EVERY_S = 5.0
 
 
 @contextmanager
-def observer_for(run: Run, as_json: bool) -> Iterator[Observer]:
-    """Yield the observer that fits where standard output goes."""
+def observer_for(run: Run, as_json: bool, *, side_by_side: bool = False) -> Iterator[Observer]:
+    """Yield the observer that fits where standard output goes, and whether steps run together."""
     sys.stdout.flush()
     copy = io.BufferedWriter(_Unread(os.dup(sys.stdout.fileno()), "w"))
     with io.TextIOWrapper(copy, encoding="utf-8", errors="replace") as out:
@@ -41,7 +42,7 @@ def observer_for(run: Run, as_json: bool) -> Iterator[Observer]:
             with LiveTable(run, out) as table:
                 yield table
         else:
-            yield PlainLines(run, out)
+            yield PrefixedLines(run, out) if side_by_side else PlainLines(run, out)
 
 
 class _Unread(io.FileIO):
@@ -72,6 +73,8 @@ class PlainLines:
 
     def __init__(self, run: Run, out: TextIO) -> None:
         self._out = out
+        # Steps that run side by side print from a thread each.
+        self._lock = threading.Lock()
         self._text = StepText()
         self._within_line = False
         self._started: dict[str, float] = {}
@@ -114,10 +117,34 @@ class PlainLines:
             self._print(f"{instance.step}: waiting: {standing.message}")
 
     def _print(self, line: str) -> None:
-        begin = "\n" if self._within_line else ""
-        self._within_line = False
-        self._out.write(f"{begin}{line}\n")
-        self._out.flush()
+        with self._lock:
+            begin = "\n" if self._within_line else ""
+            self._within_line = False
+            self._out.write(f"{begin}{line}\n")
+            self._out.flush()
+
+
+class PrefixedLines(PlainLines):
+    """The same for steps that run side by side: whole lines, each behind its step's id."""
+
+    def __init__(self, run: Run, out: TextIO) -> None:
+        self._rest: dict[str, str] = {}
+        super().__init__(run, out)
+
+    def output(self, instance: Instance, text: bytes) -> None:
+        """See `advance.Observer`."""
+        step = instance.step
+        lines = (self._rest.pop(step, "") + self._text.decode(step, text)).split("\n")
+        for line in lines[:-1]:
+            self._print(f"{step} | {line}")
+        self._rest[step] = lines[-1]
+
+    def settled(self, instance: Instance, standing: Standing) -> None:
+        """See `advance.Observer`."""
+        rest = self._rest.pop(instance.step, "")
+        if rest:
+            self._print(f"{instance.step} | {rest}")
+        super().settled(instance, standing)
 
 
 class JsonLines:
@@ -125,6 +152,7 @@ class JsonLines:
 
     def __init__(self, run: Run, out: TextIO) -> None:
         self._out = out
+        self._lock = threading.Lock()
         self._text = StepText()
         self._print("run", run=run.id, pipeline=run.pipeline, steps=list(run.instances))
 
@@ -164,8 +192,9 @@ class JsonLines:
             self._print("waits", step=instance.step, message=standing.message)
 
     def _print(self, event: str, **content: object) -> None:
-        self._out.write(json.dumps({"event": event, **content}) + "\n")
-        self._out.flush()
+        with self._lock:
+            self._out.write(json.dumps({"event": event, **content}) + "\n")
+            self._out.flush()
 
 
 def progress_text(progress: Progress) -> str:

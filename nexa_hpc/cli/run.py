@@ -31,6 +31,14 @@ _scheduler = click.option(
     help="Run every step there, whatever it declares; changes no key.",
 )
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON lines, for scripts.")
+_jobs = click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many independent steps run side by side, each in a process of its own.",
+)
 _adopt = click.option(
     "--adopt", is_flag=True, help="Take over a pipeline name that another file used last."
 )
@@ -40,11 +48,18 @@ _adopt = click.option(
 @FILE_ARGUMENT
 @_scheduler
 @_adopt
+@_jobs
 @click.option("--dry-run", is_flag=True, help="The same as `plan`.")
 @_as_json
 @click.pass_obj
 def run(
-    session: Session, file: Path, scheduler: str | None, adopt: bool, dry_run: bool, as_json: bool
+    session: Session,
+    file: Path,
+    scheduler: str | None,
+    adopt: bool,
+    jobs: int,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Run the pipeline in FILE; what has a result already is skipped.
 
@@ -53,12 +68,13 @@ def run(
     \b
     Example:
       nexa-hpc run pipelines/general_e2e.yaml
+      nexa-hpc run pipelines/many.yaml --jobs 4
     """
     pipeline = _read(session, file)
     if dry_run:
         _show_plan(pipeline.plan(scheduler=scheduler), as_json)
         return
-    _run(pipeline, as_json, scheduler=scheduler, adopt=adopt)
+    _run(pipeline, as_json, jobs, scheduler=scheduler, adopt=adopt)
 
 
 @click.command()
@@ -78,9 +94,10 @@ def plan(session: Session, file: Path, scheduler: str | None, as_json: bool) -> 
 
 @click.command()
 @RUN_ARGUMENT
+@_jobs
 @_as_json
 @click.pass_obj
-def resume(session: Session, run: str | None, as_json: bool) -> None:
+def resume(session: Session, run: str | None, jobs: int, as_json: bool) -> None:
     """Go on with the newest run of RUN, with its recorded plan: what failed, was stopped or is
     missing.
 
@@ -93,7 +110,7 @@ def resume(session: Session, run: str | None, as_json: bool) -> None:
     """
     found = session.find_run(run)
     _note_changed_file(found)
-    _drive(found, as_json, resume_run)
+    _drive(found, as_json, jobs, resume_run)
 
 
 @click.command()
@@ -101,6 +118,7 @@ def resume(session: Session, run: str | None, as_json: bool) -> None:
 @FROM_OPTION
 @_scheduler
 @_adopt
+@_jobs
 @_as_json
 @click.pass_obj
 def rerun(
@@ -109,6 +127,7 @@ def rerun(
     from_step: str,
     scheduler: str | None,
     adopt: bool,
+    jobs: int,
     as_json: bool,
 ) -> None:
     """Compute STEP and all below it again, even if cached; the old results stay in the store.
@@ -127,7 +146,7 @@ def rerun(
                 hint="nexa-hpc pipeline rerun FILE --from STEP",
             )
         pipeline = Pipeline.from_yaml(file, project=session.root)
-    _run(pipeline, as_json, scheduler=scheduler, adopt=adopt, rerun_from=from_step)
+    _run(pipeline, as_json, jobs, scheduler=scheduler, adopt=adopt, rerun_from=from_step)
 
 
 def _read(session: Session, file: Path) -> Pipeline:
@@ -136,18 +155,18 @@ def _read(session: Session, file: Path) -> Pipeline:
     return pipeline
 
 
-def _run(pipeline: Pipeline, as_json: bool, **options: Any) -> None:
+def _run(pipeline: Pipeline, as_json: bool, jobs: int, **options: Any) -> None:
     recorded, plan = pipeline.start(**options)
     if not as_json:
         for warning in plan.warnings:
             print(f"warning: {warning}", file=sys.stderr)
-    _drive(recorded, as_json, drive)
+    _drive(recorded, as_json, jobs, drive)
 
 
-def _drive(recorded: Run, as_json: bool, act: Callable[..., PipelineRun]) -> None:
+def _drive(recorded: Run, as_json: bool, jobs: int, act: Callable[..., PipelineRun]) -> None:
     """Drive `recorded` by `act` under an observer, show the outcome, and exit by it."""
-    with observer_for(recorded, as_json) as observer:
-        finished = act(recorded, observer)
+    with observer_for(recorded, as_json, side_by_side=jobs > 1) as observer:
+        finished = act(recorded, observer, jobs)
     if not as_json:
         try:
             print_outcome(recorded, finished.standings)

@@ -119,6 +119,12 @@ def user_name() -> str:
         return str(os.getuid())
 
 
+def open_run(folder: Path) -> Run:
+    """Return the run recorded in `folder`, with the paths that it was planned with."""
+    place = RunPaths(folder)
+    return Run(ProjectPaths.from_json(read_json(place.request)["paths"]), place)
+
+
 def begin_round(run: Run) -> None:
     """Begin another round of `run`: what failed or was cancelled so far may be tried again."""
     number = max(_round_numbers(run.place), default=0) + 1

@@ -15,6 +15,9 @@ from nexa_hpc.core.handlers import Progress
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.runs import Run
 
+PROGRESS_VARIABLE = "NEXA_HPC_PROGRESS_FD"
+"""Names the file descriptor on which a worker process tells its progress, a JSON line each time."""
+
 
 class JobState(enum.Enum):
     """What a scheduler says of a job; a word that we do not know is UNKNOWN, never an end."""
@@ -23,6 +26,14 @@ class JobState(enum.Enum):
     RUNNING = "running"
     ENDED = "ended"
     UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class JobReport:
+    """What a scheduler says of a job, and the words in which it ended."""
+
+    state: JobState
+    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,10 +49,19 @@ class Element:
     on_progress: Callable[[Progress], None] = lambda _: None
 
 
+def reference(element: Element) -> str:
+    """Return the text by which a worker process finds its element in the run's records."""
+    return f"{element.run.place.folder}#{element.instance.step}#{element.attempt}"
+
+
 class Scheduler(Protocol):
     """Runs elements. A handle is the text by which the scheduler knows a job."""
 
     name: str
+
+    def room(self) -> int:
+        """Return how many more elements may be submitted now."""
+        ...
 
     def submit(self, elements: Sequence[Element]) -> list[str]:
         """Hand over claimed elements and return a handle for each; may block until they have ended.
@@ -50,12 +70,16 @@ class Scheduler(Protocol):
         """
         ...
 
-    def poll(self, handles: Iterable[str]) -> Mapping[str, JobState]:
+    def poll(self, handles: Iterable[str]) -> Mapping[str, JobReport]:
         """Ask once for the whole set."""
         ...
 
+    def wait(self, timeout_s: float) -> None:
+        """Return when a job may have ended, and after `timeout_s` at the latest."""
+        ...
+
     def cancel(self, handles: Iterable[str]) -> None:
-        """End the jobs; unknown and ended ones are passed over."""
+        """End the jobs and return when they have ended; unknown and ended ones are passed over."""
         ...
 
     def render(self, elements: Sequence[Element]) -> str:

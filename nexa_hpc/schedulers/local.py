@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from nexa_hpc.core import atomic
-from nexa_hpc.schedulers.base import Element, JobState
+from nexa_hpc.schedulers.base import Element, JobReport, JobState
 
 _READ_BYTES = 1 << 16
 _DRAIN_S = 2.0
@@ -37,9 +38,17 @@ class LocalScheduler:
                 self._execute(element)
         return [str(os.getpid()) for _ in elements]
 
-    def poll(self, handles: Iterable[str]) -> Mapping[str, JobState]:
+    def room(self) -> int:
+        """One: an element has ended when `submit` returns."""
+        return 1
+
+    def poll(self, handles: Iterable[str]) -> Mapping[str, JobReport]:
         """Every handle that `submit` returned has ended."""
-        return dict.fromkeys(handles, JobState.ENDED)
+        return dict.fromkeys(handles, JobReport(JobState.ENDED))
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait that long: nothing of ours runs meanwhile."""
+        time.sleep(timeout_s)
 
     def cancel(self, handles: Iterable[str]) -> None:
         """Nothing is left to end: a running element is stopped by the run's cancel marker."""

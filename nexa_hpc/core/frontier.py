@@ -1,0 +1,57 @@
+"""Which instances may be looked at now: those that have not settled, and all of whose parents have.
+
+Kept up to date as instances settle, so that driving a run of n steps is linear in n and not n
+passes over n. Called by `advance`. Standard library alone.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Mapping
+
+from nexa_hpc.core.instances import Instance
+
+
+class Frontier:
+    """The open instances of one run, in graph order."""
+
+    def __init__(self, instances: Mapping[str, Instance]) -> None:
+        self._steps = list(instances)
+        self._number = {step: number for number, step in enumerate(self._steps)}
+        self._waiting = {step: len(set(i.parents)) for step, i in instances.items()}
+        self._children: dict[str, list[str]] = {step: [] for step in self._steps}
+        for step, instance in instances.items():
+            for parent in set(instance.parents):
+                self._children[parent].append(step)
+        self._open = [n for n, step in enumerate(self._steps) if not self._waiting[step]]
+        self._settled: set[int] = set()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether every instance has settled."""
+        return len(self._settled) == len(self._steps)
+
+    def open(self) -> Iterator[str]:
+        """Yield each open step once, in graph order; those that open meanwhile come in this pass.
+
+        What is not settled until the pass ends is open again in the next one.
+        """
+        passed = []
+        try:
+            while self._open:
+                number = heapq.heappop(self._open)
+                if number not in self._settled:
+                    passed.append(number)
+                    yield self._steps[number]
+        finally:
+            for number in passed:
+                if number not in self._settled:
+                    heapq.heappush(self._open, number)
+
+    def settle(self, step: str) -> None:
+        """Note that `step`, an open one, has settled."""
+        self._settled.add(self._number[step])
+        for child in self._children[step]:
+            self._waiting[child] -= 1
+            if not self._waiting[child]:
+                heapq.heappush(self._open, self._number[child])
