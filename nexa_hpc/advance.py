@@ -187,8 +187,8 @@ def _next_attempt(run: Run, instance: Instance, truth: Truth) -> int:
     if truth.attempt is None:
         return 1
     if truth.life is Life.ENDED:
-        end_leftovers(attempt_tag(instance.key, truth.attempt.number))
         folder = run.paths.records(instance.key)
+        end_leftovers(attempt_tag(folder, truth.attempt.number))
         message = truth.standing.message
         records.end(folder, truth.attempt.number, State.FAILED, reason=Reason.LOST, message=message)
     return truth.attempt.number + 1

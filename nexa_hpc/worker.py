@@ -84,7 +84,7 @@ def _attempt(
         for publication in publications.values():
             stack.callback(publication.discard)
         task = _task(run, instance, attempt, publications, on_progress)
-        tag = {TAG_VARIABLE: attempt_tag(instance.key, attempt)}
+        tag = {TAG_VARIABLE: attempt_tag(run.paths.records(instance.key), attempt)}
         stack.enter_context(_variables({**instance.env.get("variables", {}), **tag}))
         if handler.effect:
             return _bring_about(handler, task)

@@ -211,7 +211,7 @@ def test_a_module_with_run_and_an_attribute_of_a_class_are_handlers(
     [
         ("runners.trian", "unknown handler 'runners.trian'; did you mean 'runners.train'"),
         ("nonsense", "unknown handler 'nonsense'"),
-        ("mine_bad:f", "cannot import 'mine_bad': SyntaxError"),
+        ("mine_bad:f", "mine_bad.py:1: not valid Python"),
         ("mine_raises:f", "cannot import 'mine_raises': KeyError: 'HOME_OF_DATA'"),
         ("mine_missing:f", "cannot import 'mine_missing': No module named 'mine_missing'"),
         ("mine_needs:f", "cannot import 'mine_needs': No module named 'not_installed'"),
@@ -230,7 +230,7 @@ def test_a_name_that_leads_nowhere_is_the_users_to_mend(
     write_module("mine_good", "def train(): ...\n")
     with pytest.raises(UserError) as caught:
         find_handler(uses, project)
-    assert str(caught.value).startswith(told)
+    assert told in str(caught.value)
 
 
 def test_installed_packages_offer_handlers_by_entry_point(

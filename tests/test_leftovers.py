@@ -17,7 +17,7 @@ from nexa_hpc.core import leftovers
 from nexa_hpc.core.leftovers import TAG_VARIABLE, attempt_tag, end_leftovers
 
 # Of this test run alone: another one on this machine must not be ended by ours.
-TAG = attempt_tag(secrets.token_hex(32), 1)
+TAG = attempt_tag(Path("/project", secrets.token_hex(32)), 1)
 
 _SUICIDAL = """
 import subprocess
@@ -66,7 +66,12 @@ def test_a_tagged_process_and_what_it_started_are_ended(start: Start) -> None:
 
 
 def test_other_attempts_and_other_processes_are_left_alone(start: Start) -> None:
-    others = [start(None), start(TAG + "0"), start(attempt_tag("cd" * 32, 1)), start("")]
+    others = [
+        start(None),
+        start(TAG + "0"),
+        start(attempt_tag(Path("/project", "cd" * 32), 1)),
+        start(""),
+    ]
     assert end_leftovers(TAG) == 0
     assert [process.poll() for process in others] == [None] * 4
 

@@ -21,7 +21,6 @@ from nexa_hpc.cli.tables import print_table
 from nexa_hpc.core.artifacts import sha256_file
 from nexa_hpc.core.planning import Plan
 from nexa_hpc.core.runs import Run
-from nexa_hpc.errors import UserError
 from nexa_hpc.pipeline import Pipeline, PipelineRun, drive
 from nexa_hpc.pipeline import resume as resume_run
 
@@ -139,13 +138,7 @@ def rerun(
     if run is not None and Path(run).is_file():
         pipeline = _read(session, Path(run))
     else:
-        file = file_of(session.find_run(run))
-        if file is None:
-            raise UserError(
-                "the run did not come from a file that is still there",
-                hint="nexa-hpc pipeline rerun FILE --from STEP",
-            )
-        pipeline = Pipeline.from_yaml(file, project=session.root)
+        pipeline = Pipeline.from_run(session.find_run(run))
     _run(pipeline, as_json, jobs, scheduler=scheduler, adopt=adopt, rerun_from=from_step)
 
 

@@ -15,7 +15,9 @@ from nexa_hpc.core.history import History
 from nexa_hpc.core.instances import RUN, SKIP, Instance
 from nexa_hpc.core.keys import Difference, differences
 from nexa_hpc.core.paths import ProjectPaths
+from nexa_hpc.core.records import read_attempts
 from nexa_hpc.core.results import find_result
+from nexa_hpc.core.states import State
 from nexa_hpc.core.tasks import make_task
 from nexa_hpc.errors import NexaError
 
@@ -65,6 +67,9 @@ class Decider:
         return Decision(SKIP, f"holds: {held}") if held else Decision(RUN, "not done yet")
 
     def _why_new(self, instance: Instance, above: Mapping[str, Instance]) -> str:
+        told = self._last_attempt(instance)
+        if told is not None:
+            return told
         last = self._history.last(instance.step, other_than=instance.key)
         if last is None:
             return "no result yet"
@@ -72,6 +77,18 @@ class Decider:
         named = [in_words(difference, instance) for difference in changed]
         more = len(named) - _FIELDS_SHOWN
         return "; ".join(named[:_FIELDS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+    def _last_attempt(self, instance: Instance) -> str | None:
+        """Return how the newest attempt at this very key ended, if there was one."""
+        attempts = read_attempts(self._paths.records(instance.key))
+        if not attempts:
+            return None
+        run, end = attempts[-1].claim.get("run"), attempts[-1].end
+        if end is None:
+            return f"begun in {run}"
+        words = {State.FAILED.value: "failed", State.CANCELLED.value: "was stopped"}
+        word = words.get(end["state"])
+        return f"{word} in {run}" if word is not None else None
 
 
 def in_words(difference: Difference, instance: Instance) -> str:

@@ -26,14 +26,15 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from nexa_hpc.core.checkpoints import Checkpoint
 from nexa_hpc.core.instances import SINGLE_OUTPUT
+from nexa_hpc.core.user_code import import_project_module
 from nexa_hpc.errors import UserError, nearest
 
 BUILTIN = {
@@ -218,11 +219,9 @@ def find_handler(uses: str, project: Path) -> Handler:
     or come from installed packages (entry points of group `nexa_hpc.handlers`).
     """
     if uses in BUILTIN:
-        return Handler(uses, _import_target(BUILTIN[uses]))
+        return Handler(uses, _target(BUILTIN[uses], importlib.import_module))
     if ":" in uses:
-        if str(project) not in sys.path:
-            sys.path.insert(0, str(project))
-        return Handler(uses, _import_target(uses))
+        return Handler(uses, _target(uses, lambda name: import_project_module(name, project)))
     offered = _entry_points()
     if uses in offered:
         return Handler(uses, offered[uses].load())
@@ -240,10 +239,12 @@ def _entry_points() -> dict[str, Any]:
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
 
 
-def _import_target(reference: str) -> Any:
+def _target(reference: str, import_module: Callable[[str], ModuleType]) -> Any:
     module_name, _, attribute = reference.partition(":")
     try:
-        target: Any = importlib.import_module(module_name)
+        target: Any = import_module(module_name)
+    except UserError:
+        raise
     except Exception as error:
         # Whatever the module raises on import is the user's to mend; `from` keeps the place.
         raise UserError(

@@ -132,6 +132,9 @@ class References:
                 producer, output = self._outs[str(folder)]
                 return producer, output, _below(path, folder)
         first, _, rest = os.path.normpath(text).partition("/")
+        if text.startswith("./"):
+            # How to say that a file is meant where a step has the same name.
+            return None
         if first not in self._places or first == step:
             return None
         return self._by_id(self._places[first], rest)

@@ -17,9 +17,12 @@ TAG_VARIABLE = "NEXA_HPC_ATTEMPT"
 _PATIENCE_S = 10.0
 
 
-def attempt_tag(key: str, attempt: int) -> str:
-    """Return the value of `TAG_VARIABLE` in every process of this attempt."""
-    return f"{key}/{attempt}"
+def attempt_tag(records: Path, attempt: int) -> str:
+    """Return the value of `TAG_VARIABLE` in every process of this attempt.
+
+    By the folder of its records and not by its key: copies of a project share keys.
+    """
+    return f"{records}/{attempt}"
 
 
 def end_leftovers(tag: str) -> int:

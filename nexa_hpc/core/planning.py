@@ -181,9 +181,15 @@ class _Keys:
     def _module_digests(self, module: str) -> dict[str, str]:
         if module not in self._code:
             project = self._request.paths.root
+            files = imported_sources(module, project)
+            if not files:
+                self._drafts.warnings.append(
+                    f"the source of {module} lies outside the project and is not in the key; "
+                    "change `cache_hint` when it changes"
+                )
             self._code[module] = {
                 file.relative_to(project).as_posix(): self._digester.digest(file).sha256
-                for file in imported_sources(module, project)
+                for file in files
             }
         return self._code[module]
 

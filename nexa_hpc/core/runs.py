@@ -183,7 +183,7 @@ def find_run(paths: ProjectPaths, name: str | None) -> Run:
             raise UnknownNameError(
                 f"nothing has run in {paths.root}", hint="nexa-hpc pipeline run FILE"
             )
-        return max(newest, key=lambda run: str(run.request["created_at"]))
+        return max(newest, key=_created_at)
     pipeline, _, number = name.rpartition("-")
     place = paths.pipeline(pipeline or name).run(name)
     if _NUMBER.fullmatch(number) and place.plan.is_file():
@@ -198,9 +198,20 @@ def find_run(paths: ProjectPaths, name: str | None) -> Run:
     )
 
 
+def _created_at(run: Run) -> str:
+    try:
+        return str(run.request["created_at"])
+    except (StateError, OSError, KeyError):
+        # One damaged run must not hide all others; named by its id, it says what is wrong.
+        return ""
+
+
 def is_file_of(run: Run, name: str) -> bool:
     """Return whether `name`, from here or from the root, is the file that `run` came from."""
-    file = run.request.get("file")
+    try:
+        file = run.request.get("file")
+    except (StateError, OSError):
+        return False
     if file is None:
         return False
     recorded = os.path.realpath(run.paths.root / file)

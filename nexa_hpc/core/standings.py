@@ -80,6 +80,11 @@ def _is_done(run: Run, instance: Instance) -> bool:
 
 
 def _unended(attempt: Attempt, watch: Watch) -> Truth:
+    if "driver" not in attempt.claim:
+        # A power cut may take a claim's name and leave the start's; its process is gone as well.
+        message = "its claim is gone"
+        standing = _standing(State.FAILED, attempt, message, Reason.LOST.value)
+        return Truth(standing, attempt, Life.ENDED)
     driver = Driver.from_json(attempt.claim["driver"])
     life = watch.life(driver)
     if life is Life.ENDED:

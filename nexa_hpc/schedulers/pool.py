@@ -93,7 +93,7 @@ class _Worker:
     def __init__(self, element: Element, threads: int, news: queue.SimpleQueue[str]) -> None:
         self._element = element
         self._news = news
-        self._tag = attempt_tag(element.instance.key, element.attempt)
+        self._tag = attempt_tag(element.run.paths.records(element.instance.key), element.attempt)
         reader, writer = os.pipe()
         environment = {
             "OMP_NUM_THREADS": str(threads),
