@@ -20,7 +20,7 @@ from nexa_hpc.core.atomic import sync_folder
 from nexa_hpc.core.drivers import Driver, Life, Watch
 from nexa_hpc.core.frontier import Frontier
 from nexa_hpc.core.handlers import Progress
-from nexa_hpc.core.instances import Instance
+from nexa_hpc.core.instances import RUN, SKIP, Instance
 from nexa_hpc.core.leftovers import attempt_tag, end_leftovers
 from nexa_hpc.core.links import link_outputs
 from nexa_hpc.core.projection import write_projection
@@ -156,6 +156,9 @@ def _advance_instance(view: View, instance: Instance) -> Standing:
     if view.scheduler.room() < 1:
         view.due.add(instance.step)
         return Standing(State.PENDING)
+    if instance.action == SKIP and not instance.effect:
+        # Planned at a glance; what a look finds is the reason to show.
+        instance = instance.decided(RUN, truth.standing.message or "its result is gone")
     number = _next_attempt(view.run, instance, truth)
     if not _claim(view, instance, number):
         return Standing(State.PENDING, message="another process was first")

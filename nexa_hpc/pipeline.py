@@ -19,7 +19,7 @@ from nexa_hpc import advance, driving
 from nexa_hpc.core import spec as documents
 from nexa_hpc.core.artifacts import open_artifact, sha256_file
 from nexa_hpc.core.checks import PlanRequest
-from nexa_hpc.core.document import Document, read_document
+from nexa_hpc.core.document import Document, read_document, without_gc
 from nexa_hpc.core.handlers import find_handler
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.paths import ProjectPaths, find_root
@@ -125,11 +125,7 @@ class Pipeline:
         Raises SpecError with every problem found, UnsupportedError for what this version does not
         do.
         """
-        counts = rerun_counts(self.paths.pipeline(self.name))
-        plan = self._plan(scheduler, counts)
-        if rerun_from is None:
-            return plan
-        return self._plan(scheduler, _raised(plan, counts, rerun_from))
+        return self._plan(scheduler, rerun_from, glance=False)
 
     def run(
         self,
@@ -158,7 +154,13 @@ class Pipeline:
     ) -> tuple[Run, Plan]:
         """Plan and record a new run without driving it."""
         self._check_name(adopt)
-        plan = self.plan(scheduler=scheduler, rerun_from=rerun_from)
+        with without_gc():
+            return self._start(scheduler, rerun_from)
+
+    def _start(self, scheduler: str | None, rerun_from: str | None) -> tuple[Run, Plan]:
+        # Results are looked at when the plan, which names them, has been recorded: what is removed
+        # from the store at this moment is then missed in time, and computed.
+        plan = self._plan(scheduler, rerun_from, glance=True)
         home = self.paths.pipeline(self.name)
         counts = rerun_counts(home)
         for instance in plan.instances.values():
@@ -178,10 +180,17 @@ class Pipeline:
         """Return the SHA-256 of the file, or None for a pipeline made in Python."""
         return sha256_file(self.file) if self.file is not None else None
 
-    def _plan(self, scheduler: str | None, reruns: Mapping[str, int]) -> Plan:
-        return make_plan(self._plan_request(scheduler, reruns))
+    def _plan(self, scheduler: str | None, rerun_from: str | None, *, glance: bool) -> Plan:
+        counts = rerun_counts(self.paths.pipeline(self.name))
+        plan = make_plan(self._plan_request(scheduler, counts, glance=glance))
+        if rerun_from is None:
+            return plan
+        raised = _raised(plan, counts, rerun_from)
+        return make_plan(self._plan_request(scheduler, raised, glance=glance))
 
-    def _plan_request(self, scheduler: str | None, reruns: Mapping[str, int]) -> PlanRequest:
+    def _plan_request(
+        self, scheduler: str | None, reruns: Mapping[str, int], *, glance: bool = False
+    ) -> PlanRequest:
         return PlanRequest(
             spec=self.spec,
             document=self.document,
@@ -191,6 +200,7 @@ class Pipeline:
             find_scheduler=refuse_unknown,
             scheduler=scheduler,
             reruns=reruns,
+            glance=glance,
         )
 
     def _check_name(self, adopt: bool) -> None:

@@ -18,8 +18,10 @@ from nexa_hpc.core.handlers import Handler, StepView
 from nexa_hpc.core.inputs import Reference, References, StepPlace
 from nexa_hpc.core.paths import ProjectPaths
 from nexa_hpc.core.settings import Settings
+from nexa_hpc.core.spec_sections import ResourcesSpec
 from nexa_hpc.errors import NexaError, Problem, UnsupportedError
 
+_NO_RESOURCES = ResourcesSpec()
 _ENV_UNSUPPORTED = ("name", "venv", "conda", "python", "modules", "container", "setup")
 
 
@@ -38,6 +40,8 @@ class PlanRequest:
     """Overrides every step's; changes no key."""
     reruns: Mapping[str, int] = field(default_factory=dict)
     """Step id -> how often `rerun --from` reached it."""
+    glance: bool = False
+    """Whether whoever asks looks at all results again, so that a COMPLETE is enough here."""
 
     @cached_property
     def _numbers(self) -> dict[int, int]:
@@ -72,8 +76,14 @@ class Drafts:
 def check_steps(request: PlanRequest) -> Drafts:
     """Return each step's handler, view and references, and every problem found on the way."""
     drafts = Drafts()
+    by_name: dict[str, Handler] = {}
     for step in request.spec.steps:
+        if step.uses in by_name:
+            drafts.handlers[step.id] = by_name[step.uses]
+            continue
         _find_handler(request, drafts, step)
+        if step.id in drafts.handlers:
+            by_name[step.uses] = drafts.handlers[step.id]
     references = References(request.paths.root, _places(request, drafts))
     for step in request.spec.steps:
         drafts.references[step.id] = []
@@ -142,7 +152,11 @@ def _view(step: documents.Step, project: Path) -> StepView:
         params=step.params,
         inputs={name: declared.path for name, declared in step.inputs.items()},
         outputs=step.outputs,
-        resources=step.resources.model_dump(exclude_defaults=True),
+        resources=(
+            step.resources.model_dump(exclude_defaults=True)
+            if step.resources != _NO_RESOURCES
+            else {}
+        ),
         project=project,
     )
 

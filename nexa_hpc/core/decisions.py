@@ -7,16 +7,15 @@ Standard library alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from nexa_hpc.core.artifacts import Presence
 from nexa_hpc.core.handlers import Handler
 from nexa_hpc.core.history import History
 from nexa_hpc.core.instances import RUN, SKIP, Instance
 from nexa_hpc.core.keys import Difference, differences
 from nexa_hpc.core.paths import ProjectPaths
 from nexa_hpc.core.records import read_attempts
-from nexa_hpc.core.results import find_result
+from nexa_hpc.core.results import cached_words, find_result, is_sealed, lost_words
 from nexa_hpc.core.states import State
 from nexa_hpc.core.tasks import make_task
 from nexa_hpc.errors import NexaError
@@ -24,8 +23,7 @@ from nexa_hpc.errors import NexaError
 _FIELDS_SHOWN = 3
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """What to do with a step, and why."""
 
     action: str
@@ -35,7 +33,16 @@ class Decision:
 class Decider:
     """Decides for the steps of one pipeline, in graph order."""
 
-    def __init__(self, pipeline: str, paths: ProjectPaths, handlers: Mapping[str, Handler]) -> None:
+    def __init__(
+        self,
+        pipeline: str,
+        paths: ProjectPaths,
+        handlers: Mapping[str, Handler],
+        *,
+        glance: bool = False,
+    ) -> None:
+        """`glance`: a COMPLETE is enough, as whoever runs the plan looks at all results again."""
+        self._glance = glance
         self._paths = paths
         self._handlers = handlers
         self._history = History(paths.pipeline(pipeline), paths)
@@ -44,15 +51,12 @@ class Decider:
         """Decide for `instance`; `above` holds at least every instance it depends on, decided."""
         if instance.effect:
             return self._decide_effect(instance, above)
+        if self._glance and is_sealed(instance, self._paths):
+            return Decision(SKIP, "cached")
         finding = find_result(instance, self._paths)
         if finding.artifact is not None:
-            made = finding.artifact.meta.get("made_by", {})
-            return Decision(SKIP, f"cached: {made.get('run', 'made elsewhere')}")
-        if finding.presence is Presence.PURGED:
-            return Decision(RUN, f"its result was purged: {finding.reason}")
-        if finding.presence is Presence.FOREIGN:
-            return Decision(RUN, f"what stands in the store is not complete: {finding.reason}")
-        return Decision(RUN, self._why_new(instance, above))
+            return Decision(SKIP, cached_words(finding.artifact))
+        return Decision(RUN, lost_words(finding) or self._why_new(instance, above))
 
     def _decide_effect(self, instance: Instance, above: Mapping[str, Instance]) -> Decision:
         waiting = [parent for parent in instance.parents if above[parent].action == RUN]

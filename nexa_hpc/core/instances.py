@@ -53,6 +53,10 @@ class Instance:
     reason: str
     """Why, in words."""
 
+    def decided(self, action: str, reason: str) -> Instance:
+        """Return the instance with what is planned for it."""
+        return Instance(**{**vars(self), "action": action, "reason": reason})
+
     def to_json(self) -> dict[str, Any]:
         """Return the instance as `plan.json` holds it; `from_json` is its inverse."""
         return {**vars(self), "parents": list(self.parents)}

@@ -12,6 +12,7 @@ from pathlib import Path
 from nexa_hpc.core import atomic
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.paths import ProjectPaths
+from nexa_hpc.core.reading import is_there
 from nexa_hpc.errors import ArtifactError
 
 
@@ -21,6 +22,8 @@ def link_outputs(instance: Instance, paths: ProjectPaths) -> set[Path]:
     Returns the folders in which a link changed, for the caller to sync when it has made its last.
     Raises ArtifactError when something else stands there, or the link cannot be made.
     """
+    if not any(instance.outputs.values()):
+        return set()
     changed = set()
     for name, target in instance.artifact_paths(paths).items():
         declared = instance.outputs[name]
@@ -39,12 +42,12 @@ def _link(link: Path, target: Path, store: Path) -> bool:
             return False
     except OSError:
         pass
-    if os.path.lexists(link) and not leads_into(link, store):
-        raise ArtifactError(
-            f"{link} is not a link of nexa_hpc; it is left alone",
-            hint="move it away, then run `nexa-hpc pipeline resume`",
-        )
     try:
+        if is_there(link) and not leads_into(link, store):
+            raise ArtifactError(
+                f"{link} is not a link of nexa_hpc; it is left alone",
+                hint="move it away, then run `nexa-hpc pipeline resume`",
+            )
         atomic.replace_link(link, wanted)
     except OSError as error:
         raise ArtifactError(
@@ -56,7 +59,13 @@ def _link(link: Path, target: Path, store: Path) -> bool:
 
 def leads_into(link: Path, store: Path) -> bool:
     """Return whether `link` is a symlink that points into `store`, dangling or not."""
+    return target_in(link, store) is not None
+
+
+def target_in(link: Path, store: Path) -> Path | None:
+    """Return where in `store` the symlink `link` points, dangling or not; None if it does not."""
     if not link.is_symlink():
-        return False
+        return None
     folder = os.path.realpath(link.parent)
-    return Path(os.path.normpath(os.path.join(folder, os.readlink(link)))).is_relative_to(store)
+    target = Path(os.path.normpath(os.path.join(folder, os.readlink(link))))
+    return target if target.is_relative_to(store) else None

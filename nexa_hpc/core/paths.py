@@ -24,6 +24,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -50,6 +51,14 @@ def find_root(start: Path, file: Path | None = None, project: Path | None = None
         if (folder / "configs").is_dir():
             return folder
     return start
+
+
+def sharded(folder: Path) -> Iterator[Path]:
+    """Yield every `<folder>/<hh>/<name>`, in order, but for hidden names."""
+    for shard in list_names(folder):
+        if len(shard) == 2:
+            names = list_names(folder / shard)
+            yield from (folder / shard / name for name in names if not name.startswith("."))
 
 
 @dataclass(frozen=True)
@@ -94,11 +103,18 @@ class ProjectPaths:
 
     def artifact(self, key: str, output: str | None = None) -> Path:
         """The store's folder for `key`, or for one of its named outputs."""
-        return self.store / key[:2] / (key if output is None else f"{key}.{output}")
+        name = key if output is None else f"{key}.{output}"
+        # One Path from one text: joining part by part takes four times as long, at each look.
+        return Path(f"{self.store}/{key[:2]}/{name}")
+
+    @property
+    def all_records(self) -> Path:
+        """The folder of the records of all keys."""
+        return self.state / "records"
 
     def records(self, key: str) -> Path:
         """The folder of the records of all attempts at `key`."""
-        return self.state / "records" / key[:2] / key
+        return Path(f"{self.state}/records/{key[:2]}/{key}")
 
     def work_of(self, key: str) -> Path:
         """The folder that holds the work folders of all attempts at `key`."""

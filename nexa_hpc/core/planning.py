@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from nexa_hpc.core import spec as documents
@@ -25,7 +25,10 @@ from nexa_hpc.core.instances import SINGLE_OUTPUT, Instance
 from nexa_hpc.core.keys import key_document, step_key
 from nexa_hpc.core.outs import check_outs
 from nexa_hpc.core.registry import Registry
+from nexa_hpc.core.spec_sections import EnvSpec
 from nexa_hpc.errors import NexaError, Problem, SpecError, UnsupportedError
+
+_NO_ENV = EnvSpec()
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,16 @@ class _Keys:
     def instances(self) -> dict[str, Instance]:
         """Return them in graph order; raises SpecError when an input cannot be digested."""
         found: dict[str, Instance] = {}
-        decider = Decider(self._request.spec.name, self._request.paths, self._drafts.handlers)
+        decider = Decider(
+            self._request.spec.name,
+            self._request.paths,
+            self._drafts.handlers,
+            glance=self._request.glance,
+        )
         for step_id in self._graph.order:
             draft = self._instance(self._steps[step_id])
             if draft is not None and all(parent in found for parent in draft.parents):
-                decision = decider.decide(draft, found)
-                found[step_id] = replace(draft, action=decision.action, reason=decision.reason)
+                found[step_id] = draft.decided(*decider.decide(draft, found))
         _raise_problems(self._problems, ())
         self._digester.save()
         return found
@@ -113,7 +120,7 @@ class _Keys:
         code = self._code_digests(step, handler)
         params = dict(handler.resolve(self._drafts.views[step.id]))
         as_inputs = {reference.place for reference in self._drafts.references[step.id]}
-        env = step.env.model_dump(exclude_defaults=True)
+        env = step.env.model_dump(exclude_defaults=True) if step.env != _NO_ENV else {}
         if inputs is None or code is None:
             # Keys below this step cannot be told; its problem is reported instead of theirs.
             self._keys[step.id] = ""
@@ -147,7 +154,7 @@ class _Keys:
             outputs=_outputs(step, handler),
             parents=tuple(self._graph.parents[step.id]),
             env=env,
-            resources=step.resources.model_dump(exclude_defaults=True),
+            resources=self._drafts.views[step.id].resources,
             labels={**self._request.spec.labels, **step.labels},
             document=document,
             resolved=_resolved(step, params, inputs),

@@ -30,9 +30,10 @@ def project(run: Run, standings: Mapping[str, Standing]) -> dict[str, Any]:
 def write_projection(run: Run, standings: Mapping[str, Standing]) -> None:
     """Write the run's projection, and the pipeline's while this is its newest run."""
     content = project(run, standings)
-    atomic.write_json(run.place.state, content)
+    payload = atomic.encode_json(content)
+    atomic.write_file(run.place.state, payload)
     if run_ids(run.place.pipeline)[-1:] == [run.id]:
-        atomic.write_json(run.place.pipeline.state, content)
+        atomic.write_file(run.place.pipeline.state, payload)
 
 
 def _entry(run: Run, step: str, standing: Standing) -> dict[str, Any]:

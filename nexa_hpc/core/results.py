@@ -5,10 +5,11 @@ Called by planning, `advance`, the worker and `status`. Standard library alone.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from nexa_hpc.core.artifacts import Artifact, Finding, Presence, look
+from nexa_hpc.core.artifacts import COMPLETE, Artifact, Finding, Presence, look
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.paths import ProjectPaths
 
@@ -19,6 +20,27 @@ def find_result(instance: Instance, paths: ProjectPaths) -> Finding:
     The artifact of an answer is that of the first output. An effect has no result: ABSENT.
     """
     return find_outputs(instance.artifact_paths(paths))
+
+
+def is_sealed(instance: Instance, paths: ProjectPaths) -> bool:
+    """Return whether all outputs of `instance` have a COMPLETE: a glance, before a look."""
+    places = instance.artifact_paths(paths).values()
+    return bool(places) and all(os.path.exists(f"{place}/{COMPLETE}") for place in places)
+
+
+def cached_words(artifact: Artifact) -> str:
+    """Return why a step that has this result is skipped."""
+    made_by = artifact.meta.get("made_by", {})
+    return f"cached: {made_by.get('run', 'made elsewhere')}"
+
+
+def lost_words(finding: Finding) -> str:
+    """Return what is wrong with a result that is there and not whole; empty when none is there."""
+    if finding.presence is Presence.PURGED:
+        return f"its result was purged: {finding.reason}"
+    if finding.presence is Presence.FOREIGN:
+        return f"what stands in the store is not complete: {finding.reason}"
+    return ""
 
 
 def find_outputs(places: Mapping[str, Path]) -> Finding:

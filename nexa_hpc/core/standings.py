@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from nexa_hpc.core.artifacts import Finding
 from nexa_hpc.core.drivers import Driver, Life, Watch
 from nexa_hpc.core.instances import SKIP, Instance
 from nexa_hpc.core.records import Attempt, read_attempts
-from nexa_hpc.core.results import find_result
+from nexa_hpc.core.results import cached_words, find_result, lost_words
 from nexa_hpc.core.runs import Run
 from nexa_hpc.core.states import Reason, Standing, State
 
@@ -35,19 +36,21 @@ class Truth:
 
 def fold(run: Run, instance: Instance, before: Mapping[str, int], watch: Watch) -> Truth:
     """Return what is true of `instance`; `before` is `run.attempts_before()`."""
-    is_done = _is_done(run, instance)
-    if is_done and instance.action == SKIP:
+    if instance.effect and instance.action == SKIP:
         return Truth(Standing(State.SKIPPED, message=instance.reason))
+    finding = find_result(instance, run.paths)
+    if finding.artifact is not None and instance.action == SKIP and not _made_in(run, finding):
+        return Truth(Standing(State.SKIPPED, message=cached_words(finding.artifact)))
     attempts = read_attempts(run.paths.records(instance.key))
     newest = attempts[-1] if attempts else None
-    if is_done:
+    if finding.artifact is not None:
         return Truth(_standing(State.COMPLETED, newest, ""), newest)
     if newest is None:
-        return Truth(Standing(State.PENDING))
+        return Truth(Standing(State.PENDING, message=lost_words(finding)))
     if newest.end is None:
         return _unended(newest, watch)
     if newest.number <= before.get(instance.key, 0):
-        return Truth(Standing(State.PENDING), newest)
+        return Truth(Standing(State.PENDING, message=lost_words(finding)), newest)
     return Truth(_ended(newest, instance), newest)
 
 
@@ -73,10 +76,9 @@ def blocked(instance: Instance, above: Mapping[str, Standing]) -> Standing | Non
     return None
 
 
-def _is_done(run: Run, instance: Instance) -> bool:
-    if instance.effect:
-        return instance.action == SKIP
-    return find_result(instance, run.paths).artifact is not None
+def _made_in(run: Run, finding: Finding) -> bool:
+    artifact = finding.artifact
+    return artifact is not None and artifact.meta.get("made_by", {}).get("run") == run.id
 
 
 def _unended(attempt: Attempt, watch: Watch) -> Truth:

@@ -64,11 +64,14 @@ class CommandHandler:
 
     def warn(self, step: StepView) -> Iterator[str]:
         """Yield the project files that the command names and the key would not notice changing."""
+        named = _named_files(step)
+        if not named:
+            return
         known = [*_listed(step.params.get("code")), *map(str, step.inputs.values())]
         roots = [_absolute(step.project, name) for name in known]
-        for word in _words(str(step.params.get("command", ""))):
+        for word in named:
             path = _absolute(step.project, word)
-            inside = path.is_relative_to(step.project) and path.is_file()
+            inside = path.is_relative_to(step.project)
             if inside and not any(path.is_relative_to(root) for root in roots):
                 yield f"the command names {word}, which is not in the key; list it in `code`"
 
@@ -214,11 +217,15 @@ def _validate_checkpoint(checkpoint: Any) -> Iterator[tuple[str, str]]:
         yield "params.checkpoint.glob", "must stay below $WORK"
 
 
-def _words(command: str) -> list[str]:
+def _named_files(step: StepView) -> list[str]:
+    """Return the words of the command that name files, from the project root."""
+    command = str(step.params.get("command", ""))
     try:
-        return shlex.split(command, comments=True)
+        words = shlex.split(command, comments=True)
     except ValueError:
-        return command.split()
+        words = command.split()
+    # Texts and no Paths: most words name nothing, and there are many.
+    return [word for word in words if os.path.isfile(f"{step.project}/{word}")]  # noqa: PTH113
 
 
 def _listed(value: Any) -> list[str]:
