@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -138,3 +139,24 @@ def test_only_a_link_into_the_store_leads_into_it(paths: ProjectPaths, tmp_path:
     back.symlink_to(f"{paths.store}/../../x")
     found = [leads_into(path, paths.store) for path in (inside, outside, back, paths.store)]
     assert found == [True, False, False, False]
+
+
+@pytest.mark.parametrize("why", [errno.EIO, errno.ESTALE])
+def test_what_cannot_be_looked_at_is_not_replaced(
+    paths: ProjectPaths, monkeypatch: pytest.MonkeyPatch, why: int
+) -> None:
+    mine = paths.root / "artifacts/models/m"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("years of work")
+    lstat = os.lstat
+
+    def fails(path: Path) -> os.stat_result:
+        if path == mine:
+            raise OSError(why, os.strerror(why), str(path))
+        return lstat(path)
+
+    monkeypatch.setattr(os, "lstat", fails)
+    with pytest.raises(ArtifactError, match="cannot be linked"):
+        link(paths)
+    monkeypatch.undo()
+    assert mine.read_text() == "years of work"

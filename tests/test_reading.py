@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -69,3 +70,20 @@ def test_names_are_sorted_and_none_where_no_folder_is(tmp_path: Path) -> None:
     assert reading.list_names(tmp_path) == [".a", "b", "c"]
     assert reading.list_names(tmp_path / "nowhere") == []
     assert reading.list_names(tmp_path / "b") == []
+
+
+def test_what_cannot_be_looked_at_is_an_error_and_not_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not reading.is_there(tmp_path / "x")
+    (tmp_path / "x").symlink_to("nowhere")
+    assert reading.is_there(tmp_path / "x")
+    (tmp_path / "file").touch()
+    assert not reading.is_there(tmp_path / "file/x")
+
+    def fails(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "lstat", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        reading.is_there(tmp_path / "x")

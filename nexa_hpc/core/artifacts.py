@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from nexa_hpc.core.canonical import sha256_bytes, sha256_json
-from nexa_hpc.core.reading import list_names, read_bytes
+from nexa_hpc.core.reading import is_there, list_names, read_bytes
 from nexa_hpc.errors import ArtifactError
 
 META = "meta.json"
@@ -87,7 +87,7 @@ def look(path: Path) -> Finding:
 def _look(path: Path) -> Finding:
     seal = _read_seal(path)
     if seal is None:
-        if not os.path.lexists(path):
+        if not is_there(path):
             return Finding(Presence.ABSENT, reason="no result yet")
         return Finding(Presence.FOREIGN, reason="a folder without COMPLETE")
     try:

@@ -53,3 +53,14 @@ def list_names(folder: Path) -> list[str]:
         return sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def is_there(path: Path | str) -> bool:
+    """Return whether something is at `path`, were it a dangling link; raise OSError when that
+    cannot be told (EIO, ESTALE), where `os.path.lexists` says no.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
