@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from typing import Any, BinaryIO
 
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
+_COPIED_BYTES = 1 << 20
+_TEMPORARY = re.compile(r"(?P<target>.+)\.tmp\.[^.]+\.[0-9]+\.[0-9a-f]{8}")
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _HOST = socket.gethostname().split(".")[0][:24]
@@ -33,6 +36,12 @@ def unique_suffix() -> str:
 def temporary_beside(path: Path) -> Path:
     """Return an unused name in the folder of `path`, for something that will become `path`."""
     return path.with_name(f"{path.name}.tmp.{unique_suffix()}")
+
+
+def target_of_temporary(name: str) -> str | None:
+    """Return the name that a temporary one was to become, or None when `name` is none of ours."""
+    match = _TEMPORARY.fullmatch(name)
+    return match["target"] if match is not None else None
 
 
 def make_folder(path: Path, mode: int = FOLDER_MODE) -> None:
@@ -184,12 +193,44 @@ def rename_folder(source: Path, target: Path) -> bool:
     return True
 
 
-def remove_tree(path: Path) -> None:
-    """Remove a folder that nobody needs; what another client holds open (`.nfs…`) stays behind."""
+def remove_tree(path: Path) -> OSError | None:
+    """Remove a folder that nobody needs; return what kept a part of it, or None when all is gone.
+
+    What another client holds open (`.nfs…`) or another user owns stays behind.
+    """
     # Imported here: it brings the compression libraries along, and `status` removes nothing.
     import shutil
 
     shutil.rmtree(path, ignore_errors=True)
+    if not os.path.lexists(path):
+        return None
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return error
+    return None
+
+
+def remove_file(path: Path) -> OSError | None:
+    """Remove a file or link that nobody needs; return what kept it, or None when it is gone."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        return error
+    return None
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file and its mode to `target`, which must not exist, and fsync it (not its folder)."""
+    import shutil
+
+    with source.open("rb") as stream, target.open("xb") as copy:
+        shutil.copyfileobj(stream, copy, _COPIED_BYTES)
+        copy.flush()
+        os.fchmod(copy.fileno(), os.fstat(stream.fileno()).st_mode & 0o777)
+        os.fsync(copy.fileno())
 
 
 def open_log(path: Path) -> BinaryIO:

@@ -22,6 +22,8 @@ def link_outputs(instance: Instance, paths: ProjectPaths) -> set[Path]:
     Returns the folders in which a link changed, for the caller to sync when it has made its last.
     Raises ArtifactError when something else stands there, or the link cannot be made.
     """
+    if not any(instance.outputs.values()):
+        return set()
     changed = set()
     for name, target in instance.artifact_paths(paths).items():
         declared = instance.outputs[name]
@@ -57,7 +59,13 @@ def _link(link: Path, target: Path, store: Path) -> bool:
 
 def leads_into(link: Path, store: Path) -> bool:
     """Return whether `link` is a symlink that points into `store`, dangling or not."""
+    return target_in(link, store) is not None
+
+
+def target_in(link: Path, store: Path) -> Path | None:
+    """Return where in `store` the symlink `link` points, dangling or not; None if it does not."""
     if not link.is_symlink():
-        return False
+        return None
     folder = os.path.realpath(link.parent)
-    return Path(os.path.normpath(os.path.join(folder, os.readlink(link)))).is_relative_to(store)
+    target = Path(os.path.normpath(os.path.join(folder, os.readlink(link))))
+    return target if target.is_relative_to(store) else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -28,6 +29,8 @@ from nexa_hpc.core.artifacts import (
 )
 from nexa_hpc.core.canonical import sha256_bytes
 from nexa_hpc.errors import ArtifactError
+
+TRASH = ".trash"
 
 
 def create_artifact(
@@ -124,11 +127,15 @@ class Publication:
         atomic.remove_tree(self.folder)
 
 
-def move_to_trash(path: Path) -> Path:
-    """Rename the damaged artifact at `path` into `.trash` beside it; return its new place."""
-    trash = path.parent / ".trash"
+def move_to_trash(path: Path, now: float | None = None) -> Path:
+    """Rename the folder at `path` into `.trash` beside it; return its new place.
+
+    The new name holds the time, in seconds, so that `artifacts gc` can tell its age.
+    """
+    trash = path.parent / TRASH
     atomic.make_folder(trash)
-    moved = trash / f"{path.name}.{atomic.unique_suffix()}"
+    at = int(time.time() if now is None else now)
+    moved = trash / f"{path.name}.{at}.{atomic.unique_suffix()}"
     try:
         atomic.rename_folder(path, moved)
     except FileNotFoundError:

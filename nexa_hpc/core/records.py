@@ -58,6 +58,14 @@ def read_attempts(folder: Path) -> list[Attempt]:
     return [_read_attempt(folder, number, found[number]) for number in sorted(found)]
 
 
+def unended_attempts(folder: Path) -> list[Attempt]:
+    """Return the attempts in `folder` that have no end record, oldest first; reads only theirs."""
+    names = set(list_names(folder))
+    claims = (match for match in map(_NAME.fullmatch, names) if match and match[2] == "claim")
+    open_ = sorted(int(match[1]) for match in claims if f"{match[1]}.end.json" not in names)
+    return [_read_attempt(folder, number, {"claim", "start"}) for number in open_]
+
+
 def newest_number(folder: Path) -> int:
     """Return the number of the newest attempt that has ended, or 0."""
     ended = [attempt.number for attempt in read_attempts(folder) if attempt.end is not None]

@@ -8,6 +8,11 @@
       group: null                     the Unix group that may read results
       hash_limit_gb: 50               inputs larger than this are not read to compute a key
       allow_absolute_out: false       whether `out` may be an absolute path
+    retention:                        for how many days `artifacts gc` keeps
+      runs_days: 30                   what a run asks for
+      artifacts_days: 30              what an `out` link points at
+      failed_days: 14                 the work folders of attempts that did not succeed
+      trash_days: 1                   what it has taken away
 
 An empty file marks a project root and changes nothing. Standard library alone, as long as there is
 no file: `status` and `logs` read settings, too.
@@ -32,8 +37,20 @@ _PLACES = ("state", "store", "registry", "work")
 
 
 @dataclass(frozen=True)
+class Retention:
+    """What `nexa.yaml` says below `retention`: for how long `artifacts gc` keeps what."""
+
+    runs_days: float = 30
+    artifacts_days: float = 30
+    failed_days: float = 14
+    trash_days: float = 1
+
+
+@dataclass(frozen=True)
 class Settings:
-    """What `nexa.yaml` says below `paths`; None where the default of `ProjectPaths` holds."""
+    """What `nexa.yaml` says: the fields below `paths`, None where the default of `ProjectPaths`
+    holds; and `retention`.
+    """
 
     state: str | None = None
     store: str | None = None
@@ -42,6 +59,7 @@ class Settings:
     group: str | None = None
     hash_limit_gb: float = 50
     allow_absolute_out: bool = False
+    retention: Retention = Retention()
 
     def project_paths(self, root: Path) -> ProjectPaths:
         """Return the paths of the project at `root` under these settings."""
@@ -64,24 +82,36 @@ def read_settings(root: Path) -> Settings:
 
 
 def _settings(document: Document) -> Settings:
-    fields = document.value.get("paths")
-    problems = _unknown(document, (), document.value, ["paths"])
+    problems = _unknown(document, (), document.value, ["paths", "retention"])
+    retention = _section(document, "retention", Retention, problems)
+    places = _section(document, "paths", Settings, problems)
+    if problems:
+        raise SpecError(problems)
+    return Settings(**places, retention=Retention(**retention))
+
+
+def _section(
+    document: Document, section: str, form: type[Any], problems: list[Problem]
+) -> dict[str, Any]:
+    """Return what `document` gives of the fields of `form`, adding what is wrong to `problems`."""
+    fields = document.value.get(section)
     if fields is not None and not isinstance(fields, Mapping):
-        problems.append(_problem(document, ("paths",), "expected a mapping"))
+        problems.append(_problem(document, (section,), "expected a mapping"))
     given: Mapping[str, Any] = fields if isinstance(fields, Mapping) else {}
-    known = [field.name for field in dataclasses.fields(Settings)]
-    problems += _unknown(document, ("paths",), given, known)
+    known = [field.name for field in dataclasses.fields(form) if field.name != "retention"]
+    problems += _unknown(document, (section,), given, known)
     for name in known:
         wrong = _wrong(name, given[name]) if given.get(name) is not None else None
         if wrong is not None:
-            problems.append(_problem(document, ("paths", name), wrong))
-    if problems:
-        raise SpecError(problems)
-    return Settings(**{name: value for name, value in given.items() if value is not None})
+            problems.append(_problem(document, (section, name), wrong))
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _wrong(name: str, value: Any) -> str | None:
     """Return what is wrong with `value` as the setting `name`, or None."""
+    if name.endswith("_days"):
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return None if is_number and value >= 0 else "expected a number of days, 0 or more"
     if name == "allow_absolute_out":
         return None if isinstance(value, bool) else "expected true or false"
     if name == "hash_limit_gb":
