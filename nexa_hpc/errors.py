@@ -10,6 +10,7 @@
     ├── StepError                  exit 1   a step failed
     │   ├── CommandError                    a command exited with another code than 0
     │   ├── InputChangedError               an input is no longer what was planned
+    │   ├── NoRoomError                     a disk or a quota is full, of bytes or of inodes
     │   └── BlockedError           exit 75  an upstream step has no result
     ├── ArtifactError              exit 3   an artifact is missing, damaged, or not ours to touch
     ├── StateError                 exit 3   a file under .nexa_state cannot be understood
@@ -97,6 +98,10 @@ class InputChangedError(StepError):
     """An input differs from what was digested at planning; nothing is published."""
 
     reason = "input_changed"
+
+
+class NoRoomError(StepError):
+    """A filesystem has no bytes or no inodes left, or a quota is used up."""
 
 
 class BlockedError(StepError):

@@ -27,6 +27,7 @@ from nexa_hpc.core.leftovers import TAG_VARIABLE, attempt_tag
 from nexa_hpc.core.publishing import Publication
 from nexa_hpc.core.reading import list_names
 from nexa_hpc.core.results import find_result
+from nexa_hpc.core.room import no_room, room_told
 from nexa_hpc.core.runs import Run, open_run
 from nexa_hpc.core.states import Reason, State
 from nexa_hpc.core.tasks import make_task, step_path
@@ -86,6 +87,7 @@ def _attempt(
         task = _task(run, instance, attempt, publications, on_progress)
         tag = {TAG_VARIABLE: attempt_tag(run.paths.records(instance.key), attempt)}
         stack.enter_context(_variables({**instance.env.get("variables", {}), **tag}))
+        stack.enter_context(room_told(run.paths.store, run.paths.work, run.paths.state))
         if handler.effect:
             return _bring_about(handler, task)
         handler.run(task)
@@ -221,6 +223,7 @@ def _variables(variables: Mapping[str, str]) -> Iterator[None]:
 def _explain(error: BaseException) -> tuple[Reason, str]:
     if isinstance(error, MemoryError):
         return Reason.OUT_OF_MEMORY, "MemoryError: the process ran out of memory"
+    error = no_room(error) or error
     reason = Reason(error.reason) if isinstance(error, StepError) else Reason.EXCEPTION
     text = str(error) if isinstance(error, NexaError) else f"{type(error).__name__}: {error}"
     hint = getattr(error, "hint", None)

@@ -210,7 +210,8 @@ class WholeRun:
         assert [v.number for v in Registry(paths.registry).versions("words")] == [1]
         for folder in (paths.state / "records").glob("??/*"):
             ends = [a.end["state"] for a in read_attempts(folder) if a.end is not None]
-            assert sum(state in ("COMPLETED", "SKIPPED") for state in ends) <= 1, ends
+            # An effect is asked again in each round; SKIPPED says that there was nothing to do.
+            assert ends.count("COMPLETED") <= 1, ends
 
 
 def _kill_whole_runs(tmp_path: Path, most: int, capsys: pytest.CaptureFixture[str]) -> None:

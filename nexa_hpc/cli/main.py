@@ -101,9 +101,22 @@ def main() -> None:
     except NexaError as error:
         _print_error(error)
         sys.exit(error.exit_code)
+    except OSError as error:
+        told = _no_room(error)
+        if told is None:
+            raise
+        _print_error(told)
+        sys.exit(told.exit_code)
     except ReaderGone:
         discard_output()
         sys.exit(0)
+
+
+def _no_room(error: OSError) -> NexaError | None:
+    # Imported here: `--help` needs none of the core.
+    from nexa_hpc.core.room import no_room
+
+    return no_room(error)
 
 
 def _print_error(error: NexaError) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from nexa_hpc.core import atomic
+from nexa_hpc.schedulers.attempt_log import attempt_log
 from nexa_hpc.schedulers.base import Element, JobReport, JobState
 
 _READ_BYTES = 1 << 16
@@ -83,7 +83,7 @@ def captured_output(log: Path, on_output: Callable[[bytes], None]) -> Iterator[N
 
 
 def _pump(reader: int, log: Path, on_output: Callable[[bytes], None]) -> None:
-    with os.fdopen(reader, "rb", buffering=0) as source, atomic.open_log(log) as sink:
+    with os.fdopen(reader, "rb", buffering=0) as source, attempt_log(log) as keep:
         while chunk := source.read(_READ_BYTES):
-            sink.write(chunk)
+            keep(chunk)
             on_output(chunk)

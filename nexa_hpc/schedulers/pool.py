@@ -17,9 +17,9 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from nexa_hpc.core import atomic
 from nexa_hpc.core.handlers import Progress
 from nexa_hpc.core.leftovers import TAG_VARIABLE, attempt_tag, end_leftovers
+from nexa_hpc.schedulers.attempt_log import attempt_log
 from nexa_hpc.schedulers.base import PROGRESS_VARIABLE, Element, JobReport, JobState, reference
 
 _READ_BYTES = 1 << 16
@@ -141,9 +141,9 @@ class _Worker:
 
     def _read_output(self) -> None:
         assert self._process.stdout is not None
-        with atomic.open_log(self._element.log) as log:
+        with attempt_log(self._element.log) as keep:
             while chunk := os.read(self._process.stdout.fileno(), _READ_BYTES):
-                log.write(chunk)
+                keep(chunk)
                 self._element.on_output(chunk)
         self._process.stdout.close()
         self._process.wait()
