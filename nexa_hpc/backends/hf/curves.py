@@ -5,6 +5,7 @@ Called by training.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from matplotlib.ticker import MaxNLocator
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, ORANGE, GREEN = "#2563eb", "#d97706", "#059669"
 _METRICS = {"eval_macro_f1": ("macro-F1", ORANGE), "eval_accuracy": ("accuracy", GREEN)}
-_SMOOTHING = 0.25
 _FEW = 12
 """With no more points than this, a line through them is smooth enough."""
 
@@ -108,10 +108,9 @@ def _dress(axes: Any, title: str) -> None:
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
-    """Return the exponential moving average of `values`, corrected for its start."""
-    smoothed, average, weight = [], 0.0, 0.0
-    for value in values:
-        average += _SMOOTHING * (value - average)
-        weight += _SMOOTHING * (1 - weight)
-        smoothed.append(average / weight)
-    return smoothed
+    """Return the mean around each value; centred, since one of the past alone would lag behind."""
+    reach = max(1, len(values) // 12)
+    return [
+        statistics.fmean(values[max(0, index - reach) : index + reach + 1])
+        for index in range(len(values))
+    ]

@@ -81,7 +81,8 @@ def _load(loader: Any, source: Source, trust: Trust, **options: Any) -> Any:
         )
     except (OSError, ValueError) as error:
         raise StepError(
-            f"cannot load {source.title}: {error}", hint=_hint(source, error)
+            f"cannot load {source.title}: {str(error).strip().partition(chr(10))[0]}",
+            hint=_hint(source, error),
         ) from error
 
 

@@ -89,11 +89,12 @@ def draw_losses(losses: Sequence[float], target: Path) -> None:
     figure = Figure(figsize=(8.2, 3.6), dpi=_DPI, layout="constrained")
     axes = figure.subplots()
     axes.hist(losses, bins=min(40, max(8, len(losses) // 8)), color=BLUE, alpha=0.85, rwidth=0.92)
+    axes.margins(y=0.2)
     median = statistics.median(losses)
     axes.axvline(median, color=ORANGE, linewidth=2)
     axes.annotate(
         f"median {median:.2f}",
-        (median, 0.95),
+        (median, 0.97),
         xycoords=("data", "axes fraction"),
         xytext=(7, 0),
         textcoords="offset points",

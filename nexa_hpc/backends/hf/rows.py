@@ -59,7 +59,7 @@ def load_splits(source: Source, config: str | None, scratch: Path) -> dict[str, 
         # The library raises two dozen types, from aiohttp's to pyarrow's; all mean the same here.
         hint = "without a hub, give a file, or a folder of train, validation and test files"
         raise StepError(
-            f"cannot read the dataset {source.title}: {error}",
+            f"cannot read the dataset {source.title}: {error.__cause__ or error}",
             hint=None if source.path else hint,
         ) from error
 
@@ -93,11 +93,18 @@ def _load_files(files: Mapping[str, Sequence[Path]], title: str, scratch: Path) 
             hint=f"all of one kind, please, out of {', '.join(_BUILDERS)}",
         )
     builder, options = _BUILDERS[suffixes.pop()]
-    names = {split: [str(file) for file in paths] for split, paths in files.items()}
-    loaded = datasets.load_dataset(
-        builder, data_files=names, cache_dir=str(scratch / "datasets"), **options
-    )
-    return dict(loaded.items())
+    # Each split by itself: together, they would have to agree on the type of every column, which a
+    # split whose labels are hidden does not.
+    return {
+        split: datasets.load_dataset(
+            builder,
+            data_files={split: [str(path) for path in paths]},
+            cache_dir=str(scratch / "datasets"),
+            split=split,
+            **options,
+        )
+        for split, paths in files.items()
+    }
 
 
 def split_named(splits: Mapping[str, Any], name: str, title: str) -> Any:
