@@ -1,20 +1,24 @@
-"""`nexa-hpc artifacts …`: what is in the store."""
+"""`nexa-hpc artifacts …`: what is in the store, and whether it is whole."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
+from nexa_hpc.cli.artifacts_export import export
+from nexa_hpc.cli.artifacts_housekeeping import du, gc
+from nexa_hpc.cli.completion import RUN_OPTION
 from nexa_hpc.cli.session import Session
 from nexa_hpc.cli.tables import local_time, print_table, size
 from nexa_hpc.core.artifacts import Artifact, Finding, look, open_artifact, verify
 from nexa_hpc.core.paths import ProjectPaths
-from nexa_hpc.core.reading import list_names
+from nexa_hpc.core.runs import Run
+from nexa_hpc.core.store import Stored, stored
 from nexa_hpc.errors import UnknownNameError, UserError
 
 _KEY_SHOWN = 12
@@ -28,7 +32,12 @@ def group() -> None:
     Example:
       nexa-hpc artifacts list
       nexa-hpc artifacts verify
+      nexa-hpc artifacts du --why
     """
+
+
+for _command in (du, gc, export):
+    group.add_command(_command)
 
 
 @group.command("list")
@@ -42,7 +51,7 @@ def list_artifacts(session: Session, as_json: bool) -> None:
       nexa-hpc artifacts list
     """
     session.announce_root()
-    entries = [_entry(path, finding) for path, finding in _stored(session.paths)]
+    entries = [_entry(entry.place, entry.finding) for entry in stored(session.paths)]
     if as_json:
         print(json.dumps(entries))
     elif entries:
@@ -70,26 +79,27 @@ def show(session: Session, artifact: str) -> None:
 
 @group.command("verify")
 @click.argument("artifact", type=click.Path(), required=False)
+@RUN_OPTION
 @click.pass_obj
-def verify_artifacts(session: Session, artifact: str | None) -> None:
-    """Read every byte of ARTIFACT, or of the whole store, and compare it with what was published.
+def verify_artifacts(session: Session, artifact: str | None, run: str | None) -> None:
+    """Read every byte of ARTIFACT, of what RUN made or used, or of the whole store, and compare it
+    with what was published.
 
     \b
     Example:
       nexa-hpc artifacts verify
       nexa-hpc artifacts verify artifacts/checkpoints/hf_baseline
+      nexa-hpc artifacts verify --run general_e2e-3
     """
+    if artifact is not None and run is not None:
+        raise UserError("ARTIFACT and --run are given; keep one")
     session.announce_root()
-    if artifact is not None:
-        place = _find(session.paths, artifact)
-        chosen = iter([(place, look(place))])
-    else:
-        chosen = _stored(session.paths)
     damaged = whole = 0
-    for path, finding in chosen:
-        wrong = verify(finding.artifact) if finding.artifact is not None else [finding.reason]
+    for entry in _chosen(session, artifact, run):
+        found = entry.finding.artifact
+        wrong = verify(found) if found is not None else [entry.finding.reason]
         for line in wrong:
-            print(f"{session.paths.relative(path)}: {line}")
+            print(f"{session.paths.relative(entry.place)}: {line}")
         damaged += bool(wrong)
         whole += not wrong
     print(f"{whole} whole, {damaged} damaged")
@@ -98,15 +108,21 @@ def verify_artifacts(session: Session, artifact: str | None) -> None:
         sys.exit(3)
 
 
-def _stored(paths: ProjectPaths) -> Iterator[tuple[Path, Finding]]:
-    """Yield each place in the store and what is found there, in the order of keys."""
-    for shard in list_names(paths.store):
-        if len(shard) != 2:
-            continue
-        for name in list_names(paths.store / shard):
-            if not name.startswith(".") and ".tmp." not in name:
-                place = paths.store / shard / name
-                yield place, look(place)
+def _chosen(session: Session, artifact: str | None, run: str | None) -> Iterable[Stored]:
+    if run is not None:
+        return _of_run(session.find_run(run))
+    if artifact is not None:
+        place = _find(session.paths, artifact)
+        return [Stored(place, look(place))]
+    return stored(session.paths)
+
+
+def _of_run(run: Run) -> Iterator[Stored]:
+    for instance in run.instances.values():
+        for place in instance.artifact_paths(run.paths).values():
+            finding = look(place)
+            missing = Finding(finding.presence, reason=f"step '{instance.step}': {finding.reason}")
+            yield Stored(place, finding if finding.artifact is not None else missing)
 
 
 def _find(paths: ProjectPaths, name: str) -> Path:
@@ -114,7 +130,7 @@ def _find(paths: ProjectPaths, name: str) -> Path:
     for start in (Path.cwd(), paths.root):
         if (start / name).exists():
             return (start / name).resolve()
-    matches = [place for place, _ in _stored(paths) if place.name.startswith(name)]
+    matches = [e.place for e in stored(paths) if e.place.name.startswith(name)]
     if len(matches) > 1:
         raise UserError(f"'{name}' is the beginning of {len(matches)} keys", hint="give more of it")
     if not matches:

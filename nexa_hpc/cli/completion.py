@@ -45,6 +45,9 @@ def _runs(ctx: click.Context) -> list[Run]:
 
 
 RUN_ARGUMENT = click.argument("run", required=False, shell_complete=_complete_run)
+RUN_OPTION = click.option(
+    "--run", metavar="RUN", shell_complete=_complete_run, help="A run's id, its pipeline or file."
+)
 STEP_ARGUMENT = click.argument("step", shell_complete=_complete_step)
 FILE_ARGUMENT = click.argument("file", type=click.Path(path_type=Path))
 FROM_OPTION = click.option(

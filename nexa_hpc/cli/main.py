@@ -30,7 +30,7 @@ VERBS = {
 GROUPS = {
     "pipeline": ("nexa_hpc.cli.main:pipeline", "The same verbs, as `pipeline run` and so on."),
     "models": ("nexa_hpc.cli.models:group", "The model registry: versions and tags."),
-    "artifacts": ("nexa_hpc.cli.artifacts:group", "Results in the store: list, show, verify."),
+    "artifacts": ("nexa_hpc.cli.artifacts:group", "The store: list, verify, du, gc, export."),
 }
 EXIT_CODES = """\b
 Exit codes:

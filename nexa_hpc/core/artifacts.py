@@ -16,6 +16,7 @@ import enum
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ from nexa_hpc.errors import ArtifactError
 
 META = "meta.json"
 COMPLETE = "COMPLETE"
+TRASH = ".trash"
+"""The folder, beside artifacts, of those that were moved away."""
+_THROWN = re.compile(r"(?P<name>.+)\.(?P<at>[0-9]+)\.[^.]+\.[0-9]+\.[0-9a-f]{8}")
 _CHUNK_BYTES = 1 << 20
 
 
@@ -71,6 +75,32 @@ class Finding:
     presence: Presence
     artifact: Artifact | None = None
     reason: str = ""
+
+
+def is_thrown_away(place: Path) -> bool:
+    """Return whether `place` is the link that `gc` leaves when it moves an artifact to the trash.
+
+    Whoever has begun to use the artifact still finds it there; nobody begins to.
+    """
+    try:
+        return os.readlink(place).startswith(f"{TRASH}/")
+    except OSError:
+        return False
+
+
+def read_thrown_name(name: str) -> tuple[str, float] | None:
+    """Return the name that something in the trash had, and when it was thrown away (seconds since
+    1970); None for a name that `publishing.move_to_trash` did not give.
+    """
+    match = _THROWN.fullmatch(name)
+    return (match["name"], float(match["at"])) if match is not None else None
+
+
+def place_of(path: str | os.PathLike[str]) -> Path:
+    """Return the real path of an artifact; of one in the trash, the place that it had."""
+    real = Path(os.path.realpath(path))
+    thrown = read_thrown_name(real.name) if real.parent.name == TRASH else None
+    return real.parent.parent / thrown[0] if thrown is not None else real
 
 
 def look(path: Path) -> Finding:

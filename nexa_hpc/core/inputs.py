@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nexa_hpc.core.artifacts import open_artifact
+from nexa_hpc.core.artifacts import open_artifact, place_of
 from nexa_hpc.core.digests import Digester
 from nexa_hpc.core.handlers import Handler
 from nexa_hpc.core.instances import SINGLE_OUTPUT
@@ -196,7 +196,7 @@ class Resolver:
     def _of_path(self, reference: Reference) -> ResolvedInput:
         assert reference.path is not None
         # Handed over as the store's path, never through an `out` link, which may move meanwhile.
-        path = reference.path.resolve()
+        path = place_of(reference.path)
         if (path / "COMPLETE").is_file() and reference.kind == "path":
             artifact = open_artifact(path)
             return ResolvedInput(reference.name, {"artifact": artifact.hash}, {"path": str(path)})

@@ -20,8 +20,10 @@ from nexa_hpc.core import atomic
 from nexa_hpc.core.artifacts import (
     COMPLETE,
     META,
+    TRASH,
     Artifact,
     Presence,
+    is_thrown_away,
     look,
     open_artifact,
     payload_hash,
@@ -29,8 +31,6 @@ from nexa_hpc.core.artifacts import (
 )
 from nexa_hpc.core.canonical import sha256_bytes
 from nexa_hpc.errors import ArtifactError
-
-TRASH = ".trash"
 
 
 def create_artifact(
@@ -112,6 +112,11 @@ class Publication:
 
     def _adopt(self, meta: Mapping[str, Any]) -> Artifact:
         """Take what stands at the destination if it is whole, else move it aside."""
+        if is_thrown_away(self.destination):
+            # It may be removed at any moment.
+            atomic.remove_file(self.destination)
+            if atomic.rename_folder(self.folder, self.destination):
+                return Artifact(self.destination, meta)
         there = look(self.destination)
         if there.artifact is not None:
             return there.artifact
@@ -127,17 +132,21 @@ class Publication:
         atomic.remove_tree(self.folder)
 
 
-def move_to_trash(path: Path, now: float | None = None) -> Path:
+def move_to_trash(path: Path, now: float | None = None, *, leave_link: bool = False) -> Path:
     """Rename the folder at `path` into `.trash` beside it; return its new place.
 
-    The new name holds the time, in seconds, so that `artifacts gc` can tell its age.
+    The new name holds the time, in seconds, so that `artifacts gc` can tell its age. With
+    `leave_link` who reads at `path` reads on, see `artifacts.is_thrown_away`.
     """
     trash = path.parent / TRASH
     atomic.make_folder(trash)
     at = int(time.time() if now is None else now)
     moved = trash / f"{path.name}.{at}.{atomic.unique_suffix()}"
     try:
-        atomic.rename_folder(path, moved)
+        if leave_link:
+            atomic.rename_leaving_link(path, moved)
+        else:
+            atomic.rename_folder(path, moved)
     except FileNotFoundError:
         pass  # Somebody else moved it first.
     return moved

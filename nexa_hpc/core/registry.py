@@ -307,7 +307,7 @@ class Registry:
 
 def artifact_to_register(path: str | os.PathLike[str]) -> Artifact:
     """Return the complete artifact at `path`, links followed; raises ArtifactError otherwise."""
-    place = Path(os.path.realpath(path))
+    place = artifacts.place_of(path)
     finding = artifacts.look(place)
     if finding.artifact is not None:
         return finding.artifact

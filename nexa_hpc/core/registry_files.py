@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nexa_hpc.core import atomic
+from nexa_hpc.core.artifacts import place_of
 from nexa_hpc.core.reading import list_names, read_json
 from nexa_hpc.core.registry_entries import Tag, Version
 from nexa_hpc.core.registry_names import name_problem
@@ -62,7 +63,7 @@ class RegistryFiles:
             return Version(
                 model=model,
                 number=number,
-                path=Path(os.path.realpath(self.folder / content["path"])),
+                path=place_of(self.folder / content["path"]),
                 artifact_hash=content["artifact_hash"],
                 step_key=content["step_key"],
                 meta=content["meta"],

@@ -9,7 +9,14 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from nexa_hpc.core.artifacts import COMPLETE, Artifact, Finding, Presence, look
+from nexa_hpc.core.artifacts import (
+    COMPLETE,
+    Artifact,
+    Finding,
+    Presence,
+    is_thrown_away,
+    look,
+)
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.paths import ProjectPaths
 
@@ -25,7 +32,9 @@ def find_result(instance: Instance, paths: ProjectPaths) -> Finding:
 def is_sealed(instance: Instance, paths: ProjectPaths) -> bool:
     """Return whether all outputs of `instance` have a COMPLETE: a glance, before a look."""
     places = instance.artifact_paths(paths).values()
-    return bool(places) and all(os.path.exists(f"{place}/{COMPLETE}") for place in places)
+    return bool(places) and all(
+        os.path.exists(f"{place}/{COMPLETE}") and not is_thrown_away(place) for place in places
+    )
 
 
 def cached_words(artifact: Artifact) -> str:
@@ -47,6 +56,8 @@ def find_outputs(places: Mapping[str, Path]) -> Finding:
     """Look at the artifacts at `places`: COMPLETE when each is; else the first that is not."""
     first: Artifact | None = None
     for path in places.values():
+        if is_thrown_away(path):
+            return Finding(Presence.ABSENT, reason="its result is in the trash of the store")
         finding = look(path)
         if finding.artifact is None:
             return finding
