@@ -17,6 +17,7 @@ from nexa_hpc.advance import Observer, View, advance, stop
 from nexa_hpc.core.drivers import Driver, Heartbeat, Watch
 from nexa_hpc.core.frontier import Frontier
 from nexa_hpc.core.runs import Run
+from nexa_hpc.core.sharing import require_own
 from nexa_hpc.core.standings import fold_all
 from nexa_hpc.core.states import Standing, State
 from nexa_hpc.errors import ArtifactError, Interrupted
@@ -33,8 +34,9 @@ def drive(run: Run, observer: Observer, jobs: int = 1) -> dict[str, Standing]:
     With several `jobs`, independent steps run side by side, each in a worker process of its own;
     else one after the other in this process. Waits for instances that another process runs. Raises
     Interrupted on Ctrl-C, SIGTERM or `cancel`, after the projection was written; ArtifactError when
-    a link could not be made.
+    a link could not be made; UserError for another user's run.
     """
+    require_own(run.place.folder, "the run in")
     driver = Driver.this_process(run.place.drivers, run.paths.state)
     view = View(
         run,

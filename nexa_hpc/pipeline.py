@@ -35,6 +35,7 @@ from nexa_hpc.core.runs import (
 )
 from nexa_hpc.core.salvage import is_echo, salvage
 from nexa_hpc.core.settings import read_settings
+from nexa_hpc.core.sharing import group_id, prepare
 from nexa_hpc.core.standings import fold_all
 from nexa_hpc.core.states import Standing
 from nexa_hpc.errors import SpecError, UnknownNameError, UserError, nearest
@@ -153,6 +154,7 @@ class Pipeline:
         adopt: bool = False,
     ) -> tuple[Run, Plan]:
         """Plan and record a new run without driving it."""
+        prepare(self.paths, self.settings.group)
         self._check_name(adopt)
         with without_gc():
             return self._start(scheduler, rerun_from)
@@ -181,6 +183,7 @@ class Pipeline:
         return sha256_file(self.file) if self.file is not None else None
 
     def _plan(self, scheduler: str | None, rerun_from: str | None, *, glance: bool) -> Plan:
+        group_id(self.settings.group)
         counts = rerun_counts(self.paths.pipeline(self.name))
         plan = make_plan(self._plan_request(scheduler, counts, glance=glance))
         if rerun_from is None:

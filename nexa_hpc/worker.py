@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from nexa_hpc.core import atomic, checkpoints, records
+from nexa_hpc.core.access import PRIVATE
 from nexa_hpc.core.artifacts import look, sha256_file
 from nexa_hpc.core.digests import Digester, signature
 from nexa_hpc.core.handlers import Handler, Progress, Task, find_handler
@@ -26,6 +27,7 @@ from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.leftovers import TAG_VARIABLE, attempt_tag
 from nexa_hpc.core.publishing import Publication
 from nexa_hpc.core.reading import list_names
+from nexa_hpc.core.redaction import Redactor
 from nexa_hpc.core.results import find_result
 from nexa_hpc.core.room import no_room, room_told
 from nexa_hpc.core.runs import Run, open_run
@@ -55,7 +57,7 @@ def execute(
         records.end(folder, attempt, State.CANCELLED, message=STOPPED)
         raise Interrupted(f"step '{step}' was stopped") from error
     except BaseException as error:
-        reason, message = _explain(error)
+        reason, message = _explain(error, Redactor(run.secrets))
         _print_failure(error, message)
         records.end(folder, attempt, State.FAILED, reason=reason, message=message)
         if not isinstance(error, Exception | SystemExit):
@@ -123,7 +125,7 @@ def _task(
 ) -> Task:
     work = run.paths.work_of(instance.key)
     work_dir = work / str(attempt)
-    atomic.make_folder(work_dir)
+    atomic.make_folder(work_dir, PRIVATE)
     earlier = [work / str(number) for number in range(attempt - 1, 0, -1)]
     return make_task(
         instance,
@@ -220,14 +222,15 @@ def _variables(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _explain(error: BaseException) -> tuple[Reason, str]:
+def _explain(error: BaseException, redactor: Redactor) -> tuple[Reason, str]:
     if isinstance(error, MemoryError):
         return Reason.OUT_OF_MEMORY, "MemoryError: the process ran out of memory"
     error = no_room(error) or error
     reason = Reason(error.reason) if isinstance(error, StepError) else Reason.EXCEPTION
     text = str(error) if isinstance(error, NexaError) else f"{type(error).__name__}: {error}"
     hint = getattr(error, "hint", None)
-    return reason, (f"{text} ({hint})" if hint else text)[:_MESSAGE_CHARACTERS]
+    # Redacted before it is cut: a part of a secret is not found any more.
+    return reason, redactor.text(f"{text} ({hint})" if hint else text)[:_MESSAGE_CHARACTERS]
 
 
 def _print_failure(error: BaseException, message: str) -> None:

@@ -47,12 +47,6 @@ def test_makes_missing_folders_private(tmp_path: Path, umask: Callable[[int], in
     assert _mode(tmp_path / "x" / "y" / "z") == 0o600
 
 
-def test_a_mode_is_taken_as_given(tmp_path: Path, umask: Callable[[int], int]) -> None:
-    umask(0)
-    atomic.write_file(tmp_path / "a", "", mode=0o640)
-    assert _mode(tmp_path / "a") == 0o640
-
-
 def test_replacing_leaves_a_file_that_is_being_read_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "a"
     atomic.write_file(path, "old")

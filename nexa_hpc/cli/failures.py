@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nexa_hpc.cli.status import summary
+from nexa_hpc.core.quoting import printable_lines
 from nexa_hpc.core.runs import Run
 from nexa_hpc.core.states import Standing, State
 
@@ -26,7 +27,7 @@ def print_outcome(run: Run, standings: Mapping[str, Standing]) -> None:
 
 def print_failure(run: Run, step: str, standing: Standing) -> None:
     """Print why a step failed, the end of its log, and the commands that go on from there."""
-    print(f"\nstep '{step}' FAILED ({standing.reason}): {standing.message}")
+    print(f"\nstep '{step}' FAILED ({standing.reason}): {printable_lines(standing.message)}")
     if standing.log is not None:
         log = run.paths.state / standing.log
         for line in log_tail(log, _TAIL_LINES):

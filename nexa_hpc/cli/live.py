@@ -17,6 +17,7 @@ from nexa_hpc.cli.progress import StepText, progress_text
 from nexa_hpc.cli.tables import STYLES, duration
 from nexa_hpc.core.handlers import Progress
 from nexa_hpc.core.instances import Instance
+from nexa_hpc.core.quoting import printable
 from nexa_hpc.core.runs import Run
 from nexa_hpc.core.states import Standing, State
 
@@ -57,7 +58,7 @@ class LiveTable:
         """See `advance.Observer`."""
         self._began[instance.step] = time.monotonic()
         self._standings[instance.step] = Standing(State.RUNNING, attempt=attempt)
-        self._notes[instance.step] = instance.reason
+        self._notes[instance.step] = printable(instance.reason)
 
     def output(self, instance: Instance, text: bytes) -> None:
         """See `advance.Observer`; whole lines, above the table."""
@@ -76,14 +77,14 @@ class LiveTable:
         """See `advance.Observer`."""
         step = instance.step
         self._standings[step] = standing
-        self._notes[step] = standing.message.split("\n")[0]
+        self._notes[step] = printable(standing.message.split("\n")[0])
         if step in self._began:
             self._took[step] = time.monotonic() - self._began[step]
 
     def waits(self, instance: Instance, standing: Standing) -> None:
         """See `advance.Observer`."""
         self._standings[instance.step] = standing
-        self._notes[instance.step] = standing.message
+        self._notes[instance.step] = printable(standing.message)
 
     def _print_line(self, step: str, line: str) -> None:
         shown = _last_state(line).rstrip("\r")

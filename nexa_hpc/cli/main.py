@@ -102,7 +102,7 @@ def main() -> None:
         _print_error(error)
         sys.exit(error.exit_code)
     except OSError as error:
-        told = _no_room(error)
+        told = _told(error)
         if told is None:
             raise
         _print_error(told)
@@ -112,15 +112,20 @@ def main() -> None:
         sys.exit(0)
 
 
-def _no_room(error: OSError) -> NexaError | None:
+def _told(error: OSError) -> NexaError | None:
+    """Return `error` in words, where it is the disk's and no bug of ours."""
     # Imported here: `--help` needs none of the core.
     from nexa_hpc.core.room import no_room
+    from nexa_hpc.core.sharing import not_permitted
 
-    return no_room(error)
+    return no_room(error) or not_permitted(error)
 
 
 def _print_error(error: NexaError) -> None:
-    for line in str(error).splitlines():
+    # Imported here: `--help` needs none of the core.
+    from nexa_hpc.core.quoting import printable_lines
+
+    for line in printable_lines(str(error)).split("\n"):
         print(f"error: {line}", file=sys.stderr)
     if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
+        print(f"hint: {printable_lines(error.hint)}", file=sys.stderr)

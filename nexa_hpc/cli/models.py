@@ -18,11 +18,14 @@ from nexa_hpc.cli.tables import local_time, print_table
 from nexa_hpc.core.registry import Registry, artifact_to_register
 from nexa_hpc.core.registry_meta import read_meta
 from nexa_hpc.core.registry_names import LATEST
+from nexa_hpc.core.sharing import prepare_registry
 from nexa_hpc.errors import NexaError
 
 
-def _registry(session: Session) -> Registry:
+def _registry(session: Session, *, to_change: bool = False) -> Registry:
     session.announce_root()
+    if to_change:
+        prepare_registry(session.paths, session.settings.group)
     return Registry(session.paths.registry, project=session.paths.root)
 
 
@@ -118,7 +121,7 @@ def register(session: Session, model: str, folder: Path, meta: Path | None) -> N
     Example:
       nexa-hpc models register movie-sentiment artifacts/checkpoints/minilm --meta metrics.json
     """
-    registry = _registry(session)
+    registry = _registry(session, to_change=True)
     content = {} if meta is None else read_meta(meta)
     artifact = artifact_to_register(folder)
     version = registry.find_version(model, artifact.hash, content)
@@ -159,7 +162,7 @@ def promote(session: Session, model: str, version: str, tag: str) -> None:
     Example:
       nexa-hpc models promote movie-sentiment 3 production
     """
-    registry = _registry(session)
+    registry = _registry(session, to_change=True)
     target = registry.version(model, version)
     before = registry.current(model, tag)
     after = registry.promote(model, target.number, tag)
@@ -179,7 +182,7 @@ def rollback(session: Session, model: str, tag: str) -> None:
     Example:
       nexa-hpc models rollback movie-sentiment production
     """
-    click.echo(_registry(session).rollback(model, tag))
+    click.echo(_registry(session, to_change=True).rollback(model, tag))
 
 
 @group.command()
@@ -199,7 +202,7 @@ def delete(session: Session, model: str, version: str | None, tag: str | None) -
     """
     if (version is None) == (tag is None):
         raise click.UsageError("say either a VERSION or --tag TAG")
-    registry = _registry(session)
+    registry = _registry(session, to_change=True)
     if tag is not None:
         click.echo(registry.remove_tag(model, tag))
     elif version is not None:

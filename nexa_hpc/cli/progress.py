@@ -22,10 +22,11 @@ from nexa_hpc.advance import Observer
 from nexa_hpc.cli.tables import duration
 from nexa_hpc.core.handlers import Progress
 from nexa_hpc.core.instances import Instance
+from nexa_hpc.core.quoting import printable, printable_lines
 from nexa_hpc.core.runs import Run
 from nexa_hpc.core.states import Standing, State
 
-_PROGRESS_EVERY_S = 5.0
+_PROGRESS_EVERY_S = 20.0
 
 
 @contextmanager
@@ -86,7 +87,7 @@ class PlainLines:
         """See `advance.Observer`."""
         self._started[instance.step] = time.monotonic()
         again = f" (attempt {attempt})" if attempt > 1 else ""
-        self._print(f"{instance.step}: RUNNING{again}: {instance.reason}")
+        self._print(f"{instance.step}: RUNNING{again}: {printable(instance.reason)}")
 
     def output(self, instance: Instance, text: bytes) -> None:
         """See `advance.Observer`."""
@@ -108,13 +109,13 @@ class PlainLines:
         if instance.step in self._started:
             line += f" in {duration(time.monotonic() - self._started[instance.step])}"
         if standing.message:
-            line += f": {standing.message}"
+            line += f": {printable_lines(standing.message)}"
         self._print(line)
 
     def waits(self, instance: Instance, standing: Standing) -> None:
         """See `advance.Observer`."""
         if standing.message:
-            self._print(f"{instance.step}: waiting: {standing.message}")
+            self._print(f"{instance.step}: waiting: {printable_lines(standing.message)}")
 
     def _print(self, line: str) -> None:
         with self._lock:

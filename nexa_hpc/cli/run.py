@@ -20,6 +20,7 @@ from nexa_hpc.cli.status import file_of
 from nexa_hpc.cli.tables import print_table
 from nexa_hpc.core.artifacts import sha256_file
 from nexa_hpc.core.planning import Plan
+from nexa_hpc.core.quoting import printable, printable_lines
 from nexa_hpc.core.runs import Run
 from nexa_hpc.pipeline import Pipeline, PipelineRun, drive
 from nexa_hpc.pipeline import resume as resume_run
@@ -152,7 +153,7 @@ def _run(pipeline: Pipeline, as_json: bool, jobs: int, **options: Any) -> None:
     recorded, plan = pipeline.start(**options)
     if not as_json:
         for warning in plan.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            print(f"warning: {printable_lines(warning)}", file=sys.stderr)
     _drive(recorded, as_json, jobs, drive)
 
 
@@ -198,8 +199,8 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
     )
     for instance in plan.instances.values():
         for name, note in instance.resolved.items():
-            print(f"note: step '{instance.step}': {name} resolved to {note}")
+            print(f"note: step '{instance.step}': {name} resolved to {printable(note)}")
     for warning in plan.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {printable_lines(warning)}", file=sys.stderr)
     counts = Counter(entry["action"] for entry in entries)
     print(f"{counts['RUN']} to run, {counts['SKIP']} cached")

@@ -19,6 +19,7 @@ from nexa_hpc.core.drivers import Watch
 from nexa_hpc.core.projection import project
 from nexa_hpc.core.reading import list_names
 from nexa_hpc.core.runs import Run, all_runs, mark_cancelled
+from nexa_hpc.core.sharing import require_own
 from nexa_hpc.core.standings import fold_all
 from nexa_hpc.core.states import Standing, State
 
@@ -98,6 +99,7 @@ def cancel(session: Session, run: str | None) -> None:
       nexa-hpc cancel general_e2e-3
     """
     found = session.find_run(run)
+    require_own(found.place.folder, "the run in")
     if not _is_driven(found):
         print(f"run {found.id}: nothing is running")
         return

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 
+from nexa_hpc.core.quoting import printable
+
 STYLES = {
     "COMPLETED": "green",
     "SKIPPED": "cyan",
@@ -26,10 +28,11 @@ STYLES = {
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print `rows` under `header` to standard output."""
+    harmless = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
-        _print_rich(header, rows)
+        _print_rich(header, harmless)
     else:
-        print(plain_table(header, rows))
+        print(plain_table(header, harmless))
 
 
 def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

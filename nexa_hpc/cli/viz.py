@@ -12,6 +12,7 @@ import click
 from nexa_hpc.cli.completion import RUN_ARGUMENT
 from nexa_hpc.cli.session import Session
 from nexa_hpc.core.instances import Instance
+from nexa_hpc.core.quoting import printable
 from nexa_hpc.pipeline import Pipeline
 
 Steps = Mapping[str, Instance]
@@ -64,7 +65,8 @@ def tree(steps: Steps) -> Iterator[str]:
         instance = steps[step]
         others = instance.parents[:-1]
         also = f"  (also after {', '.join(others)})" if others else ""
-        yield f"{lead}{step}  [{instance.uses}]  {instance.action}: {instance.reason}{also}"
+        decided = f"{instance.action}: {printable(instance.reason)}"
+        yield f"{lead}{step}  [{instance.uses}]  {decided}{also}"
         below = children[step]
         for child in reversed(below):
             last = child == below[-1]

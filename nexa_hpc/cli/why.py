@@ -14,6 +14,7 @@ from nexa_hpc.core.history import History
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.keys import differences
 from nexa_hpc.core.paths import ProjectPaths
+from nexa_hpc.core.quoting import printable
 from nexa_hpc.core.runs import Run
 from nexa_hpc.errors import UnknownNameError, nearest
 from nexa_hpc.pipeline import Pipeline
@@ -41,7 +42,7 @@ def why(session: Session, step: str, run: str | None, show_key: bool) -> None:
             hint=f"nexa-hpc status {found.id}",
         )
     instance = instances[step]
-    print(f"{step}: {instance.action}: {instance.reason}")
+    print(f"{step}: {instance.action}: {printable(instance.reason)}")
     print(f"key: {instance.key}")
     if show_key:
         print(json.dumps(instance.document, indent=2, ensure_ascii=False))

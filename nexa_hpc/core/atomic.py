@@ -5,6 +5,8 @@ into place. Rewriting in place is not safe on a shared filesystem (2,617 of 3,45
 were torn on NFS v3, none with a rename), nor is a shared append. Everything else in nexa_hpc that
 wants a byte on the project's disk calls this module; handlers write only inside the folders they
 are given. Standard library alone.
+
+What is made is its maker's alone, or shared as the folder is in which it is made (`access`).
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-FILE_MODE = 0o600
-FOLDER_MODE = 0o700
+from nexa_hpc.core.access import PRIVATE, Access, access_in, set_access, set_file_access
+
 _COPIED_BYTES = 1 << 20
 _TEMPORARY = re.compile(r"(?P<target>.+)\.tmp\.[^.]+\.[0-9]+\.[0-9a-f]{8}")
 
@@ -44,16 +46,35 @@ def target_of_temporary(name: str) -> str | None:
     return match["target"] if match is not None else None
 
 
-def make_folder(path: Path, mode: int = FOLDER_MODE) -> None:
-    """Create `path` and its missing parents, each private by default."""
+def make_folder(path: Path, access: Access | None = None) -> None:
+    """Create `path` and its missing parents, each with `access`, or as shared as its parent is."""
     try:
-        os.mkdir(path, mode)
+        _make_one_folder(path, access or access_in(path.parent))
     except FileExistsError:
         if not path.is_dir():
             raise
     except FileNotFoundError:
-        make_folder(path.parent, mode)
-        make_folder(path, mode)
+        make_folder(path.parent, access)
+        make_folder(path, access)
+
+
+def _make_one_folder(path: Path, access: Access) -> None:
+    if access.gid is None:
+        os.mkdir(path, access.folder_mode)
+        return
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    # Renamed into place with its rights: whoever finds it meanwhile may use it already.
+    temporary = temporary_beside(path)
+    os.mkdir(temporary, PRIVATE.folder_mode)
+    try:
+        set_access(temporary, access)
+        os.rename(temporary, path)
+    except OSError as error:
+        os.rmdir(temporary)
+        if error.errno in (errno.ENOTEMPTY, errno.ENOTDIR) or os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, error.strerror, str(path)) from error
+        raise
 
 
 def sync_folder(path: Path) -> None:
@@ -74,10 +95,12 @@ def sync_file(path: Path) -> None:
         os.close(fd)
 
 
-def write_new_file(path: Path, content: bytes, mode: int = FILE_MODE) -> None:
+def write_new_file(path: Path, content: bytes, access: Access | None = None) -> None:
     """Create `path`, which must not exist, with `content`, and fsync it (not its folder)."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    access = access or access_in(path.parent)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, access.file_mode)
     try:
+        set_file_access(fd, access)
         view = memoryview(content)
         while view:
             view = view[os.write(fd, view) :]
@@ -87,23 +110,23 @@ def write_new_file(path: Path, content: bytes, mode: int = FILE_MODE) -> None:
 
 
 @contextmanager
-def _temporary_file(path: Path, content: bytes, mode: int) -> Iterator[Path]:
+def _temporary_file(path: Path, content: bytes) -> Iterator[Path]:
     temporary = temporary_beside(path)
     try:
         try:
-            write_new_file(temporary, content, mode)
+            write_new_file(temporary, content)
         except FileNotFoundError:
             make_folder(path.parent)
-            write_new_file(temporary, content, mode)
+            write_new_file(temporary, content)
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_file(path: Path, content: bytes | str, mode: int = FILE_MODE) -> None:
+def write_file(path: Path, content: bytes | str) -> None:
     """Replace `path` by `content`: a reader sees the old file or the new one, never a part."""
     payload = content.encode() if isinstance(content, str) else content
-    with _temporary_file(path, payload, mode) as temporary:
+    with _temporary_file(path, payload) as temporary:
         os.replace(temporary, path)
     sync_folder(path.parent)
 
@@ -131,12 +154,12 @@ def _lay_out(value: Any, depth: int, indent: str) -> str:
     return _encode(value)
 
 
-def write_json(path: Path, value: Any, mode: int = FILE_MODE) -> None:
+def write_json(path: Path, value: Any) -> None:
     """Replace `path` by `value` as JSON."""
-    write_file(path, encode_json(value), mode)
+    write_file(path, encode_json(value))
 
 
-def create_once(path: Path, value: Any, mode: int = FILE_MODE, *, settle: bool = True) -> bool:
+def create_once(path: Path, value: Any, *, settle: bool = True) -> bool:
     """Create `path` holding `value` as JSON, or return False when it already exists.
 
     The content is durable before the name exists; `settle` makes the name durable as well, which a
@@ -146,7 +169,7 @@ def create_once(path: Path, value: Any, mode: int = FILE_MODE, *, settle: bool =
     A link whose reply was lost reports EEXIST after it succeeded (link(2), NFS); the link count of
     our temporary file tells.
     """
-    with _temporary_file(path, encode_json(value), mode) as temporary:
+    with _temporary_file(path, encode_json(value)) as temporary:
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -166,12 +189,13 @@ def link_file(file: Path, link: Path) -> None:
     os.link(file, link)
 
 
-def replace_link(link: Path, target: str) -> None:
+def replace_link(link: Path, target: str, access: Access | None = None) -> None:
     """Point the symlink `link` at `target`, atomically; the caller knows that `link` is ours.
 
-    The link's folder is left to the caller to sync, once for all links in it.
+    Missing folders above it get `access`. The link's folder is left to the caller to sync, once for
+    all links in it.
     """
-    make_folder(link.parent)
+    make_folder(link.parent, access)
     temporary = temporary_beside(link)
     os.symlink(target, temporary)
     try:
@@ -262,5 +286,7 @@ def open_log(path: Path) -> BinaryIO:
     A log has one writer; it is not fsynced, and nothing is ever decided by it.
     """
     make_folder(path.parent)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, FILE_MODE)
+    access = access_in(path.parent)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, access.file_mode)
+    set_file_access(fd, access)
     return os.fdopen(fd, "ab", buffering=0)

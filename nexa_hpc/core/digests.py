@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nexa_hpc.core import atomic
+from nexa_hpc.core.access import PRIVATE
 from nexa_hpc.core.artifacts import sha256_file
 from nexa_hpc.core.canonical import sha256_json
 from nexa_hpc.core.reading import read_json_or_none
@@ -68,6 +69,7 @@ class Digester:
         if self._memory_file is None or not self._changed:
             return
         try:
+            atomic.make_folder(self._memory_file.parent, PRIVATE)
             atomic.write_json(self._memory_file, self._memory)
         except (OSError, ValueError):
             return  # ValueError: the name of some file is not text.

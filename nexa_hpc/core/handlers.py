@@ -34,6 +34,7 @@ from typing import Any
 
 from nexa_hpc.core.checkpoints import Checkpoint
 from nexa_hpc.core.instances import SINGLE_OUTPUT
+from nexa_hpc.core.quoting import shown
 from nexa_hpc.core.user_code import import_project_module
 from nexa_hpc.errors import UserError, nearest
 
@@ -151,7 +152,9 @@ class Handler:
         self._run = target.run if hasattr(target, "run") else target
 
     def validate(self, step: StepView) -> list[tuple[str | None, str]]:
-        """Return (key, message) for each problem of `step`; a ValueError is one problem, too."""
+        """Return (key, message) for each problem of `step`; a ValueError is one problem, too, and
+        so is what the disk says of a path.
+        """
         validate = getattr(self.target, "validate", None)
         if validate is None:
             return []
@@ -160,6 +163,9 @@ class Handler:
             return [item if isinstance(item, tuple) else (None, str(item)) for item in found]
         except ValueError as error:
             return [(None, str(error))]
+        except OSError as error:
+            named = f": {shown(str(error.filename))}" if error.filename else ""
+            return [(None, f"{error.strerror or error}{named}")]
 
     def warn(self, step: StepView) -> list[str]:
         """Return what the user should know of `step`, though it is not wrong."""

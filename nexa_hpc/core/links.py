@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from nexa_hpc.core import atomic
+from nexa_hpc.core.access import PRIVATE, access_in
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.paths import ProjectPaths
 from nexa_hpc.core.reading import is_there
@@ -48,7 +49,9 @@ def _link(link: Path, target: Path, store: Path) -> bool:
                 f"{link} is not a link of nexa_hpc; it is left alone",
                 hint="move it away, then run `nexa-hpc pipeline resume`",
             )
-        atomic.replace_link(link, wanted)
+        # A view of the store is for whoever the store is for.
+        access = access_in(store) if store.exists() else PRIVATE
+        atomic.replace_link(link, wanted, access)
     except OSError as error:
         raise ArtifactError(
             f"{link} cannot be linked: {error.strerror} ({error.filename})",

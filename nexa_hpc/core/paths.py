@@ -33,6 +33,8 @@ from nexa_hpc.errors import UserError
 
 STATE_NAME = ".nexa_state"
 SETTINGS_NAME = "nexa.yaml"
+RESERVED_PIPELINE_NAMES = frozenset({"records", "work", "digests", "serve"})
+"""The folders that the state keeps beside those of the pipelines."""
 
 
 def find_root(start: Path, file: Path | None = None, project: Path | None = None) -> Path:
@@ -130,7 +132,8 @@ class ProjectPaths:
 
     def pipelines(self) -> list[PipelinePaths]:
         """The pipelines that have run here."""
-        found = [PipelinePaths(self.state / name) for name in list_names(self.state)]
+        names = [n for n in list_names(self.state) if n not in RESERVED_PIPELINE_NAMES]
+        found = [PipelinePaths(self.state / name) for name in names]
         return [pipeline for pipeline in found if pipeline.runs.is_dir()]
 
     def relative(self, path: Path) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nexa_hpc.core import atomic
+from nexa_hpc.core.access import PRIVATE, Access, access_in, set_access, shared_with
 from nexa_hpc.core.artifacts import (
     COMPLETE,
     META,
@@ -74,9 +75,13 @@ class Publication:
 
     @classmethod
     def begin(cls, destination: Path) -> Publication:
-        """Make the temporary folder beside `destination`, so that the rename stays on one disk."""
+        """Make the temporary folder beside `destination`, so that the rename stays on one disk.
+
+        Until it is published it is its maker's alone.
+        """
         folder = atomic.temporary_beside(destination)
-        atomic.make_folder(folder)
+        atomic.make_folder(folder.parent)
+        atomic.make_folder(folder, PRIVATE)
         return cls(destination, folder)
 
     def publish(
@@ -90,11 +95,15 @@ class Publication:
         uri: str | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> Artifact:
-        """Seal the folder and rename it to its destination; adopt a complete one that is there."""
+        """Seal the folder and rename it to its destination; adopt a complete one that is there.
+
+        In a shared store the group may read all of it, whatever umask the files were made under.
+        """
+        access = _published_in(self.destination.parent)
         meta = {
             "kind": kind,
             "uri": uri or str(self.destination),
-            **_describe(self.folder),
+            **_describe(self.folder, access),
             "created_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "inputs": dict(inputs or {}),
             "labels": dict(labels or {}),
@@ -103,8 +112,11 @@ class Publication:
             **(extra or {}),
         }
         raw = atomic.encode_json(meta)
-        atomic.write_new_file(self.folder / META, raw)
-        atomic.write_new_file(self.folder / COMPLETE, (sha256_bytes(raw) + "\n").encode())
+        seal = (sha256_bytes(raw) + "\n").encode()
+        atomic.write_new_file(self.folder / META, raw, access)
+        atomic.write_new_file(self.folder / COMPLETE, seal, access)
+        if access.gid is not None:
+            set_access(self.folder, access)
         atomic.sync_folder(self.folder)
         if atomic.rename_folder(self.folder, self.destination):
             return Artifact(self.destination, meta)
@@ -122,10 +134,18 @@ class Publication:
             return there.artifact
         if there.presence is Presence.FOREIGN:
             raise ArtifactError(f"{self.destination} is no artifact of nexa_hpc; it is left alone")
-        move_to_trash(self.destination)
+        self._move_aside()
         if atomic.rename_folder(self.folder, self.destination):
             return Artifact(self.destination, meta)
         return open_artifact(self.destination)
+
+    def _move_aside(self) -> None:
+        try:
+            move_to_trash(self.destination)
+        except PermissionError:
+            # Another user's, who alone may move it to another folder; beside itself anybody may who
+            # may publish here. Under a temporary name it is swept up with what killed ones leave.
+            atomic.rename_folder(self.destination, atomic.temporary_beside(self.destination))
 
     def discard(self) -> None:
         """Remove the temporary folder, if it is still there."""
@@ -152,10 +172,16 @@ def move_to_trash(path: Path, now: float | None = None, *, leave_link: bool = Fa
     return moved
 
 
-def _describe(folder: Path) -> dict[str, Any]:
+def _published_in(folder: Path) -> Access:
+    """Return the access of what is published in `folder`: for others to read, never to write."""
+    gid = access_in(folder).gid
+    return PRIVATE if gid is None else shared_with(gid, writable=False)
+
+
+def _describe(folder: Path, access: Access) -> dict[str, Any]:
     """Digest and fsync every file below `folder`: its `hash`, `bytes` and `files`."""
     files = {}
-    for name in sorted(_payload_names(folder)):
+    for name in sorted(_payload_names(folder, access)):
         path = folder / name
         files[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         atomic.sync_file(path)
@@ -166,7 +192,8 @@ def _describe(folder: Path) -> dict[str, Any]:
     }
 
 
-def _payload_names(folder: Path) -> list[str]:
+def _payload_names(folder: Path, access: Access) -> list[str]:
+    """Return the names of all files below `folder`, having shared what a group is to read."""
     names = []
     for parent, folders, files in os.walk(folder, onerror=_raise):
         for name in [*folders, *files]:
@@ -184,6 +211,8 @@ def _payload_names(folder: Path) -> list[str]:
                     f"the payload holds {relative}, which is a link or a special file",
                     hint="an artifact holds files and folders only: copy what the link points to",
                 )
+            if access.gid is not None:
+                set_access(path, access)
         if parent != str(folder):
             atomic.sync_folder(Path(parent))
     return names

@@ -23,6 +23,7 @@ from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.paths import PipelinePaths, ProjectPaths, RunPaths
 from nexa_hpc.core.reading import list_names, read_json, read_json_or_none
 from nexa_hpc.core.records import newest_number, now
+from nexa_hpc.core.sharing import require_own
 from nexa_hpc.errors import StateError, UnknownNameError, nearest
 
 FORMAT = 1
@@ -59,6 +60,11 @@ class Run:
     def instances(self) -> Mapping[str, Instance]:
         """The plan's instances by step id, in graph order."""
         return read_instances(self.place) if self.planned is None else self.planned
+
+    @cached_property
+    def secrets(self) -> frozenset[str]:
+        """The names of all environment variables that a step calls secret: each step sees all."""
+        return frozenset(n for i in self.instances.values() for n in i.env.get("secrets", ()))
 
     def attempts_before(self) -> Mapping[str, int]:
         """Return key -> the newest attempt that had ended before the present round."""
@@ -127,6 +133,7 @@ def open_run(folder: Path) -> Run:
 
 def begin_round(run: Run) -> None:
     """Begin another round of `run`: what failed or was cancelled so far may be tried again."""
+    require_own(run.place.folder, "the run in")
     number = max(_round_numbers(run.place), default=0) + 1
     while not _write_round(run.place, number, run.paths, run.instances.values()):
         number += 1
@@ -135,6 +142,7 @@ def begin_round(run: Run) -> None:
 
 def mark_cancelled(run: Run) -> bool:
     """Leave the marker that ends the present round; False when it was there."""
+    require_own(run.place.folder, "the run in")
     content = {"at": now(), "by": user_name(), "from": socket.gethostname()}
     return atomic.create_once(run.place.cancelled, content)
 

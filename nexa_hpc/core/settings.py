@@ -5,7 +5,7 @@
       store: artifacts/.store         where results are kept
       registry: artifacts/.registry   versions and tags of models
       work: .nexa_state/work          scratch of running steps
-      group: null                     the Unix group that may read results
+      group: null                     the Unix group that shares results (`core/sharing.py`)
       hash_limit_gb: 50               inputs larger than this are not read to compute a key
       allow_absolute_out: false       whether `out` may be an absolute path
     retention:                        for how many days `artifacts gc` keeps
@@ -14,13 +14,15 @@
       failed_days: 14                 the work folders of attempts that did not succeed
       trash_days: 1                   what it has taken away
 
-An empty file marks a project root and changes nothing. Standard library alone, as long as there is
-no file: `status` and `logs` read settings, too.
+The environment variable NEXA_HPC_STATE takes the place of `state`, for a user in another one's
+project. An empty file marks a project root and changes nothing. Standard library alone, as long as
+there is no file: `status` and `logs` read settings, too.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,7 @@ from nexa_hpc.errors import Problem, SpecError, nearest
 if TYPE_CHECKING:
     from nexa_hpc.core.document import Document
 
+STATE_VARIABLE = "NEXA_HPC_STATE"
 _PLACES = ("state", "store", "registry", "work")
 
 
@@ -64,6 +67,7 @@ class Settings:
     def project_paths(self, root: Path) -> ProjectPaths:
         """Return the paths of the project at `root` under these settings."""
         places = {name: getattr(self, name) for name in _PLACES}
+        places["state"] = os.environ.get(STATE_VARIABLE) or self.state
         return ProjectPaths.at(root, **{name: text for name, text in places.items() if text})
 
 

@@ -26,6 +26,7 @@ from pydantic import (
 
 from nexa_hpc.core.document import Document, read_document, without_gc
 from nexa_hpc.core.instances import SINGLE_INPUT, SINGLE_OUTPUT
+from nexa_hpc.core.paths import RESERVED_PIPELINE_NAMES
 from nexa_hpc.core.quoting import shown
 from nexa_hpc.core.spec_problems import (
     NAME_PATTERN,
@@ -52,9 +53,6 @@ from nexa_hpc.errors import Problem, SpecError
 
 if TYPE_CHECKING:
     PathLike = str | os.PathLike[str]
-
-RESERVED_PIPELINE_NAMES = frozenset({"records", "work", "digests", "serve"})
-"""The folders that `.nexa_state` keeps beside those of the pipelines."""
 
 
 def _declared_inputs(value: Any) -> Any:

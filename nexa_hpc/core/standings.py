@@ -39,7 +39,7 @@ def fold(run: Run, instance: Instance, before: Mapping[str, int], watch: Watch) 
     if instance.effect and instance.action == SKIP:
         return Truth(Standing(State.SKIPPED, message=instance.reason))
     finding = find_result(instance, run.paths)
-    if finding.artifact is not None and instance.action == SKIP and not _made_in(run, finding):
+    if instance.action == SKIP and finding.artifact and not _made_in(run, instance, finding):
         return Truth(Standing(State.SKIPPED, message=cached_words(finding.artifact)))
     attempts = read_attempts(run.paths.records(instance.key))
     newest = attempts[-1] if attempts else None
@@ -76,9 +76,12 @@ def blocked(instance: Instance, above: Mapping[str, Standing]) -> Standing | Non
     return None
 
 
-def _made_in(run: Run, finding: Finding) -> bool:
+def _made_in(run: Run, instance: Instance, finding: Finding) -> bool:
+    """Return whether `run` made what was found: in another user's state are runs of the same id."""
     artifact = finding.artifact
-    return artifact is not None and artifact.meta.get("made_by", {}).get("run") == run.id
+    if artifact is None or artifact.meta.get("made_by", {}).get("run") != run.id:
+        return False
+    return bool(read_attempts(run.paths.records(instance.key)))
 
 
 def _unended(attempt: Attempt, watch: Watch) -> Truth:

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from nexa_hpc.core.code import imported_sources
+from nexa_hpc.core.sharing import refuse_if_anybodys
 
 _States = dict[Path, tuple[int, ...]]
 _loaded: dict[tuple[str, Path], _States] = {}
@@ -26,8 +27,10 @@ _loaded: dict[tuple[str, Path], _States] = {}
 def import_project_module(name: str, project: Path) -> ModuleType:
     """Return the module `name`, from `project` or installed, as its project files are now.
 
-    Whatever the module raises on import passes through; UserError when a file is not valid Python.
+    Whatever the module raises on import passes through; UserError when a file is not valid Python,
+    or when anybody may put files into `project`.
     """
+    refuse_if_anybodys(project, "the project root")
     if str(project) not in sys.path:
         sys.path.insert(0, str(project))
     known = _loaded.get((name, project))

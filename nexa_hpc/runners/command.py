@@ -33,6 +33,7 @@ from typing import Any
 
 from nexa_hpc.core.handlers import StepView, Task
 from nexa_hpc.core.instances import SINGLE_OUTPUT
+from nexa_hpc.core.quoting import shown
 from nexa_hpc.errors import CommandError, nearest
 from nexa_hpc.runners.checkpoint_watch import CheckpointWatch
 from nexa_hpc.runners.process_group import ask_to_stop, signal_group
@@ -193,11 +194,22 @@ def _validate_code(step: StepView) -> Iterator[tuple[str, str]]:
         yield "params.code", "expected a list of files and folders"
         return
     for name in code:
-        path = _absolute(step.project, name)
-        if not path.is_relative_to(step.project):
-            yield "params.code", f"{name} lies outside the project"
-        elif not path.exists():
-            yield "params.code", f"no such file or folder: {name}"
+        problem = _code_problem(step.project, name)
+        if problem is not None:
+            yield "params.code", problem
+
+
+def _code_problem(project: Path, name: str) -> str | None:
+    path = _absolute(project, name)
+    if not path.is_relative_to(project):
+        return f"{shown(name)} lies outside the project"
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return f"no such file or folder: {shown(name)}"
+    except OSError as error:
+        return f"{shown(name)} cannot be looked at: {error.strerror}"
+    return None
 
 
 def _validate_checkpoint(checkpoint: Any) -> Iterator[tuple[str, str]]:

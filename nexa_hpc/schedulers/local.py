@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from nexa_hpc.core.redaction import Redactor
 from nexa_hpc.schedulers.attempt_log import attempt_log
 from nexa_hpc.schedulers.base import Element, JobReport, JobState
 
@@ -34,7 +35,8 @@ class LocalScheduler:
     def submit(self, elements: Sequence[Element]) -> list[str]:
         """Run the elements to their ends; raises Interrupted when one was stopped from outside."""
         for element in elements:
-            with captured_output(element.log, element.on_output):
+            redactor = Redactor(element.run.secrets)
+            with captured_output(element.log, element.on_output, redactor):
                 self._execute(element)
         return [str(os.getpid()) for _ in elements]
 
@@ -59,10 +61,12 @@ class LocalScheduler:
 
 
 @contextmanager
-def captured_output(log: Path, on_output: Callable[[bytes], None]) -> Iterator[None]:
-    """Send what this process and its children print to `log` and to `on_output` meanwhile."""
+def captured_output(
+    log: Path, on_output: Callable[[bytes], None], redactor: Redactor
+) -> Iterator[None]:
+    """Send what this process and its children print, redacted, to `log` and to `on_output`."""
     reader, writer = os.pipe()
-    pump = threading.Thread(target=_pump, args=(reader, log, on_output), daemon=True)
+    pump = threading.Thread(target=_pump, args=(reader, log, on_output, redactor), daemon=True)
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
@@ -82,8 +86,8 @@ def captured_output(log: Path, on_output: Callable[[bytes], None]) -> Iterator[N
         pump.join(_DRAIN_S)
 
 
-def _pump(reader: int, log: Path, on_output: Callable[[bytes], None]) -> None:
+def _pump(reader: int, log: Path, on_output: Callable[[bytes], None], redactor: Redactor) -> None:
     with os.fdopen(reader, "rb", buffering=0) as source, attempt_log(log) as keep:
-        while chunk := source.read(_READ_BYTES):
+        for chunk in redactor.chunks(iter(lambda: source.read(_READ_BYTES), b"")):
             keep(chunk)
             on_output(chunk)

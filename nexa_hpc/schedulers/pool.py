@@ -16,19 +16,28 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from nexa_hpc.core.handlers import Progress
 from nexa_hpc.core.leftovers import TAG_VARIABLE, attempt_tag, end_leftovers
+from nexa_hpc.core.redaction import Redactor
 from nexa_hpc.schedulers.attempt_log import attempt_log
 from nexa_hpc.schedulers.base import PROGRESS_VARIABLE, Element, JobReport, JobState, reference
 
 _READ_BYTES = 1 << 16
 _STOP_GRACE_S = 45.0
 """Longer than `runners.command` gives its own command to save."""
+_INSTALLED = Path(__file__).resolve().parents[2]
+_START = (
+    "import sys; sys.path[:] = [*filter(None, sys.path), sys.argv.pop()]; "
+    "from nexa_hpc.worker import main; main()"
+)
+"""What `-m nexa_hpc.worker` would do, but for importing from the current folder, which is whosever
+it is; where nexa_hpc is not installed it is found all the same, after all else."""
 
 
 class WorkerPool:
-    """Runs up to `jobs` elements side by side, each by `python -m nexa_hpc.worker REF`."""
+    """Runs up to `jobs` elements side by side, each in a process of `nexa_hpc.worker`."""
 
     name = "local"
 
@@ -141,8 +150,10 @@ class _Worker:
 
     def _read_output(self) -> None:
         assert self._process.stdout is not None
+        fd = self._process.stdout.fileno()
+        redactor = Redactor(self._element.run.secrets)
         with attempt_log(self._element.log) as keep:
-            while chunk := os.read(self._process.stdout.fileno(), _READ_BYTES):
+            for chunk in redactor.chunks(iter(lambda: os.read(fd, _READ_BYTES), b"")):
                 keep(chunk)
                 self._element.on_output(chunk)
         self._process.stdout.close()
@@ -156,7 +167,7 @@ class _Worker:
 
 
 def _command(element: Element) -> list[str]:
-    return [sys.executable, "-m", "nexa_hpc.worker", reference(element)]
+    return [sys.executable, "-c", _START, reference(element), str(_INSTALLED)]
 
 
 def _threads_each(jobs: int) -> int:
