@@ -74,7 +74,7 @@ class View:
     """Steps that only wait for room."""
     newest: Run | None = None
     """The pipeline's newest run, where it is another one than this."""
-    projected_at: float = 0.0
+    projected_at: float = field(default_factory=time.monotonic)
 
     def settle(self) -> None:
         """Leave everything durable and the projection true, at the end of driving."""
