@@ -25,7 +25,7 @@ from nexa_hpc.core.digests import Digester, signature
 from nexa_hpc.core.handlers import Handler, Progress, Task, find_handler
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.leftovers import TAG_VARIABLE, attempt_tag
-from nexa_hpc.core.publishing import Publication
+from nexa_hpc.core.publishing import Publication, discard_left_behind
 from nexa_hpc.core.reading import list_names
 from nexa_hpc.core.redaction import Redactor
 from nexa_hpc.core.results import find_result
@@ -63,8 +63,8 @@ def execute(
         if not isinstance(error, Exception | SystemExit):
             raise
         return State.FAILED
-    records.end(folder, attempt, state)
-    atomic.remove_tree(run.paths.work_of(instance.key))
+    if records.end(folder, attempt, state):
+        _remove_work(run, instance, attempt)
     return state
 
 
@@ -78,7 +78,7 @@ def _attempt(
     handler = find_handler(instance.uses, run.paths.root)
     _check_code(run, instance)
     if attempt > 1:
-        _remove_half_written(run, instance)
+        _remove_half_written(run, instance, attempt)
     with ExitStack() as stack:
         publications = {
             name: Publication.begin(place)
@@ -99,12 +99,29 @@ def _attempt(
     return State.COMPLETED
 
 
-def _remove_half_written(run: Run, instance: Instance) -> None:
-    """Remove what killed attempts at this key had written of their outputs; all have ended."""
-    for place in instance.artifact_paths(run.paths).values():
-        for name in list_names(place.parent):
-            if name.startswith(f"{place.name}.tmp."):
-                atomic.remove_tree(place.parent / name)
+def _remove_half_written(run: Run, instance: Instance, attempt: int) -> None:
+    """Remove what earlier attempts at this key had written of their outputs; all have ended.
+
+    Nothing of a later attempt is among them, however late we come to removing: they are listed
+    before we look whether our own was closed, and the next is claimed after that.
+    """
+    left = [
+        (place.parent / name, place)
+        for place in instance.artifact_paths(run.paths).values()
+        for name in list_names(place.parent)
+        if name.startswith(f"{place.name}.tmp.")
+    ]
+    if not records.has_ended(run.paths.records(instance.key), attempt):
+        for folder, destination in left:
+            discard_left_behind(folder, destination)
+
+
+def _remove_work(run: Run, instance: Instance, attempt: int) -> None:
+    """Remove the work folders of this attempt and of those before it, never of a later one."""
+    home = run.paths.work_of(instance.key)
+    for number in range(1, attempt + 1):
+        atomic.remove_tree(home / str(number))
+    atomic.remove_folder_if_empty(home)
 
 
 def _bring_about(handler: Handler, task: Task) -> State:

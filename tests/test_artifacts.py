@@ -17,7 +17,7 @@ import pytest
 
 from nexa_hpc.core import artifacts, atomic, publishing
 from nexa_hpc.core.artifacts import Presence, look, open_artifact
-from nexa_hpc.core.publishing import Publication, create_artifact
+from nexa_hpc.core.publishing import Publication, create_artifact, discard_left_behind
 from nexa_hpc.errors import ArtifactError
 
 SPAWN = get_context("spawn")
@@ -404,3 +404,32 @@ def test_on_a_full_disk_nothing_is_published_and_nothing_left(full_disk: Path) -
             create_artifact(full_disk / "a", producer)
         assert _names(full_disk) == []
     create_artifact(full_disk / "a", _produce)
+
+
+def test_what_is_removed_as_left_behind_can_no_more_be_published(tmp_path: Path) -> None:
+    late = Publication.begin(tmp_path / "a")
+    _produce(late.folder)
+    discard_left_behind(late.folder, late.destination)
+    assert _names(tmp_path) == []
+    with pytest.raises(FileNotFoundError):
+        late.publish(kind="model")
+    discard_left_behind(late.folder, late.destination)
+    assert _names(tmp_path) == []
+
+
+def test_what_was_published_just_before_it_is_removed_stays_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = Publication.begin(tmp_path / "a")
+    _produce(late.folder)
+    rename = os.rename
+
+    def publishes_first(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "rename", rename)
+        late.publish(kind="model")
+        os.rename(source, target)
+
+    monkeypatch.setattr(os, "rename", publishes_first)
+    discard_left_behind(late.folder, late.destination)
+    assert artifacts.verify(open_artifact(tmp_path / "a")) == []
+    assert _names(tmp_path) == ["a"]

@@ -87,3 +87,23 @@ def test_what_cannot_be_looked_at_is_an_error_and_not_absent(
     monkeypatch.setattr(os, "lstat", fails)
     with pytest.raises(OSError, match="Input/output error"):
         reading.is_there(tmp_path / "x")
+
+
+def test_a_folder_that_an_old_no_hides_is_found_by_listing_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    (deep / "x").touch()
+    hidden, listdir = {str(tmp_path / "a"), str(deep)}, os.listdir
+
+    def lies(path: Path) -> list[str]:
+        """Do what an NFS client does after it has looked for a name in vain."""
+        if any(str(path) == old or str(path).startswith(f"{old}/") for old in hidden):
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+        hidden.difference_update([f"{path}/{name}" for name in listdir(path)])
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", lies)
+    assert reading.list_names(deep) == ["x"]
+    assert reading.list_names(tmp_path / "a" / "nowhere" / "at all") == []

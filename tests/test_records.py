@@ -55,6 +55,14 @@ def test_an_end_without_a_reason_says_so(folder: Path) -> None:
     assert (attempt.end["reason"], attempt.end["message"]) == (None, "")
 
 
+def test_an_attempt_has_ended_once_somebody_recorded_its_end(folder: Path) -> None:
+    assert not records.has_ended(folder, 1)
+    records.claim(folder, 1, {})
+    assert not records.has_ended(folder, 1)
+    records.end(folder, 1, State.FAILED, reason=Reason.LOST)
+    assert records.has_ended(folder, 1) and not records.has_ended(folder, 11)
+
+
 def test_whoever_records_an_end_first_has_the_last_word(folder: Path) -> None:
     assert records.end(folder, 1, State.FAILED, reason=Reason.LOST, message="gone")
     assert not records.end(folder, 1, State.COMPLETED)

@@ -128,6 +128,22 @@ def test_a_process_that_is_gone_without_an_end_record_is_lost(
     assert found.message == "process node1:7 is gone and left no end record"
 
 
+@pytest.mark.parametrize("how", ["published", "only its end recorded"])
+def test_a_process_that_came_to_its_end_while_we_looked_is_not_lost(case: Case, how: str) -> None:
+    case.begin()
+
+    class Ending(Lives):
+        def life(self, driver: Driver) -> Life:
+            if how == "published":
+                case.publish()
+            records.end(case.records, 1, State.COMPLETED)
+            return Life.ENDED
+
+    case.watch = Ending()
+    expected = State.COMPLETED if how == "published" else State.PENDING
+    assert case.standing().state is expected
+
+
 def test_an_end_record_tells_state_reason_message_and_times(case: Case) -> None:
     case.end(State.FAILED, reason=Reason.TIMEOUT, message="too slow")
     found = case.standing()

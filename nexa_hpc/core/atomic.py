@@ -279,6 +279,14 @@ def copy_file(source: Path, target: Path) -> None:
         os.fsync(copy.fileno())
 
 
+def remove_folder_if_empty(path: Path) -> None:
+    """Remove a folder unless it is gone, or something is in it."""
+    try:
+        os.rmdir(path)
+    except OSError:
+        return
+
+
 def open_log(path: Path) -> BinaryIO:
     """Open the log at `path` for appending, unbuffered, so that a killed process loses no line of
     it.

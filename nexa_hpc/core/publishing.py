@@ -152,6 +152,23 @@ class Publication:
         atomic.remove_tree(self.folder)
 
 
+def discard_left_behind(folder: Path, destination: Path) -> None:
+    """Remove a temporary folder that an ended attempt has left on its way to `destination`.
+
+    It is renamed first: a process that was taken for dead, and was not, can then no more publish it
+    while it is being removed; it finds it gone, or has published it whole. Another user's is left
+    alone: whether their attempt has ended only their state knows.
+    """
+    aside = atomic.temporary_beside(destination)
+    try:
+        if folder.lstat().st_uid != os.geteuid():
+            return
+        atomic.rename_folder(folder, aside)
+    except FileNotFoundError:
+        return
+    atomic.remove_tree(aside)
+
+
 def move_to_trash(path: Path, now: float | None = None, *, leave_link: bool = False) -> Path:
     """Rename the folder at `path` into `.trash` beside it; return its new place.
 

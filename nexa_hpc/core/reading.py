@@ -48,7 +48,18 @@ def read_json_or_none(path: Path) -> Any:
 
 
 def list_names(folder: Path) -> list[str]:
-    """Return the names in `folder` by a fresh listing, sorted; empty when there is no folder."""
+    """Return the names in `folder` by a fresh listing, sorted; empty when there is no folder.
+
+    The folder itself may be what an old "no" hides: that is believed once no fresh listing of the
+    folder above has its name.
+    """
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        if not _is_listed(folder):
+            return []
+    except NotADirectoryError:
+        return []
     try:
         return sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -61,6 +72,12 @@ def is_there(path: Path | str) -> bool:
     """
     try:
         os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
+        return _is_listed(Path(path))
+    except NotADirectoryError:
         return False
     return True
+
+
+def _is_listed(path: Path) -> bool:
+    return path != path.parent and path.name in list_names(path.parent)

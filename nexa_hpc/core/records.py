@@ -72,6 +72,11 @@ def newest_number(folder: Path) -> int:
     return max(ended, default=0)
 
 
+def has_ended(folder: Path, number: int) -> bool:
+    """Return whether attempt `number` has an end record; until then no later one is claimed."""
+    return _path(folder, number, "end").name in list_names(folder)
+
+
 def claim(folder: Path, number: int, content: Mapping[str, Any]) -> bool:
     """Claim attempt `number`, or return False when somebody else has."""
     # Its name settles with the end record's: a claim that a power cut takes away had a process that

@@ -36,6 +36,14 @@ class Truth:
 
 def fold(run: Run, instance: Instance, before: Mapping[str, int], watch: Watch) -> Truth:
     """Return what is true of `instance`; `before` is `run.attempts_before()`."""
+    truth = _fold(run, instance, before, watch)
+    if truth.standing.state is State.FAILED:
+        # Between our looks at the result, the records and the process it may have come to its end.
+        truth = _fold(run, instance, before, watch)
+    return truth
+
+
+def _fold(run: Run, instance: Instance, before: Mapping[str, int], watch: Watch) -> Truth:
     if instance.effect and instance.action == SKIP:
         return Truth(Standing(State.SKIPPED, message=instance.reason))
     finding = find_result(instance, run.paths)
