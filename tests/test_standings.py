@@ -173,6 +173,9 @@ def test_a_record_of_completion_without_the_result_is_pending(case: Case) -> Non
     assert case.standing().state is State.COMPLETED
     case.purge()
     found = case.standing()
+    assert (found.state, found.message) == (State.PENDING, "its result was purged: x is gone")
+    shutil.rmtree(case.paths.artifact(KEY))
+    found = case.standing()
     assert (found.state, found.message) == (State.PENDING, "its result is not in the store")
 
 

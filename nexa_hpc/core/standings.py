@@ -59,7 +59,7 @@ def _fold(run: Run, instance: Instance, before: Mapping[str, int], watch: Watch)
         return _unended(newest, watch)
     if newest.number <= before.get(instance.key, 0):
         return Truth(Standing(State.PENDING, message=lost_words(finding)), newest)
-    return Truth(_ended(newest, instance), newest)
+    return Truth(_ended(newest, instance, lost_words(finding)), newest)
 
 
 def fold_all(run: Run, watch: Watch | None = None) -> dict[str, Standing]:
@@ -110,12 +110,12 @@ def _unended(attempt: Attempt, watch: Watch) -> Truth:
     return Truth(_standing(attempt.state, attempt, message), attempt, life)
 
 
-def _ended(attempt: Attempt, instance: Instance) -> Standing:
+def _ended(attempt: Attempt, instance: Instance, lost: str) -> Standing:
     assert attempt.end is not None
     state = State(attempt.end["state"])
     if state is State.COMPLETED and not instance.effect:
         # It was published, and is no longer there: purged, or not visible on this node yet.
-        return Standing(State.PENDING, message="its result is not in the store")
+        return Standing(State.PENDING, message=lost or "its result is not in the store")
     return _standing(state, attempt, attempt.end["message"], attempt.end["reason"])
 
 
