@@ -18,6 +18,7 @@ from users import ALICE, BOB, GROUP, MALLORY, User, below, lab, mode
 from nexa_hpc import create_artifact
 from nexa_hpc.core import digests
 from nexa_hpc.core.artifacts import COMPLETE
+from nexa_hpc.core.publishing import discard_left_behind
 from nexa_hpc.errors import SpecError, UserError
 
 __all__ = ["lab"]
@@ -165,6 +166,30 @@ def test_what_one_published_the_other_cannot_change_but_replace_when_damaged(
     alice.run("artifacts", "verify")
 
 
+def test_gc_takes_nothing_that_another_user_published(two: tuple[User, User]) -> None:
+    alice, bob = two
+    alice.write("p.yaml", pipeline("a", COMMON))
+    bob.write("p.yaml", pipeline("b", planned.command("b", "echo b > $OUT/x")))
+    alice.run("run", "p.yaml")
+    bob.run("run", "p.yaml")
+    told = bob.run("artifacts", "gc", "--orphans").stderr
+    assert "left for the next gc" in told and "Permission denied" in told
+    assert "common: SKIPPED" in alice.run("run", "p.yaml").stdout
+    assert alice.run("artifacts", "verify").stdout.startswith("2 whole")
+
+
+def test_what_another_user_is_writing_is_left_alone(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    hers, mine = tmp_path / "k.tmp.h.1.00000000", tmp_path / "k.tmp.h.2.00000000"
+    for folder in (hers, mine):
+        folder.mkdir()
+    os.chown(hers, ALICE, ALICE)
+    for folder in (hers, mine):
+        discard_left_behind(folder, tmp_path / "k")
+    assert list(tmp_path.iterdir()) == [hers]
+
+
 def test_an_older_project_is_shared_by_the_first_run_with_a_group(lab: Path) -> None:
     alice, bob = User(ALICE, lab), User(BOB, lab)
     alice.write("p.yaml", pipeline("p", COMMON))
@@ -229,7 +254,7 @@ def test_another_users_run_is_shown(shown: tuple[User, User]) -> None:
 
 @pytest.mark.parametrize(
     "command", ["run p.yaml", "resume", "rerun p.yaml --from common", "rerun p --from common",
-                "cancel", "resume p-1"],
+                "cancel", "resume p-1", "artifacts gc"],
 )  # fmt: skip
 def test_another_users_run_is_not_advanced(shown: tuple[User, User], command: str) -> None:
     alice, bob = shown

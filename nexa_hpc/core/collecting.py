@@ -23,6 +23,7 @@ from nexa_hpc.core.paths import ProjectPaths
 from nexa_hpc.core.publishing import move_to_trash
 from nexa_hpc.core.retention import UNKNOWN, Keeper, days
 from nexa_hpc.core.settings import Retention
+from nexa_hpc.core.sharing import require_own
 from nexa_hpc.core.store import Stored, Thrown, key_of, size_below, size_of, stored, thrown_away
 from nexa_hpc.core.sweeping import Collection, Item, Sweeper, is_whole
 
@@ -39,8 +40,11 @@ def collect(
 
     `orphans` includes what no run and no record of this project names. `now` is in seconds since
     1970. Any number of processes may collect at once. Raises StateError when a plan or version that
-    counts cannot be read; nothing is taken away after that.
+    counts cannot be read; nothing is taken away after that. Raises UserError in another user's
+    project.
     """
+    if not dry_run:
+        require_own(paths.state, "the state folder")
     moment = time.time() if now is None else now
     keeper = Keeper(paths, retention, moment)
     keeper.look()
