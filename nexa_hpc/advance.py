@@ -8,6 +8,7 @@ whoever created its claim, and a result to its key. `drive` calls it in a loop.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -74,7 +75,9 @@ class View:
     """Steps that only wait for room."""
     newest: Run | None = None
     """The pipeline's newest run, where it is another one than this."""
-    projected_at: float = field(default_factory=time.monotonic)
+    projected_at: float = 0.0
+    is_late: bool = False
+    projecting: threading.Lock = field(default_factory=threading.Lock)
 
     def settle(self) -> None:
         """Leave everything durable and the projection true, at the end of driving."""
@@ -92,12 +95,23 @@ class View:
         self.newest = newest if newest is not None and newest.id != self.run.id else None
 
     def project(self, *, always: bool = False) -> None:
-        """Write the projection, at most once a second unless `always`."""
-        if always or time.monotonic() - self.projected_at >= _PROJECT_EVERY_S:
+        """Write the projection, at most once a second unless `always`.
+
+        What is put off is written by `project_late`, which another thread may call.
+        """
+        with self.projecting:
+            self.is_late = not always and time.monotonic() - self.projected_at < _PROJECT_EVERY_S
+            if self.is_late:
+                return
             pending = Standing(State.PENDING)
             known = {step: self.standings.get(step, pending) for step in self.run.instances}
             write_projection(self.run, known)
             self.projected_at = time.monotonic()
+
+    def project_late(self) -> None:
+        """Write the projection that was put off, if one was."""
+        if self.is_late:
+            self.project()
 
 
 def advance(view: View) -> bool:
@@ -116,7 +130,8 @@ def advance(view: View) -> bool:
             changed = True
             view.frontier.settle(step)
             view.observer.settled(instance, standing)
-            view.project()
+            if standing.state is not State.SKIPPED:
+                view.project()
         elif standing != known and not view.is_ours(instance):
             view.observer.waits(instance, standing)
     return changed

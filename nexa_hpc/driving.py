@@ -49,7 +49,7 @@ def drive(run: Run, observer: Observer, jobs: int = 1) -> dict[str, Standing]:
     )
     with (
         _stopped_by_signals() as interrupt,
-        Heartbeat(driver, run.paths.state, run.place.cancelled, interrupt),
+        Heartbeat(driver, run.paths.state, run.place.cancelled, interrupt, view.project_late),
     ):
         try:
             _drive(view)

@@ -72,12 +72,19 @@ class Driver:
 class Heartbeat:
     """Beats for this process while the context is open, and watches for a run's cancel marker.
 
-    `on_cancel` is called once, from the beating thread, when `marker` appears.
+    From the beating thread, `on_cancel` is called once, when `marker` appears, and `on_tick` every
+    second.
     """
 
     def __init__(
-        self, driver: Driver, state: Path, marker: Path, on_cancel: Callable[[], None]
+        self,
+        driver: Driver,
+        state: Path,
+        marker: Path,
+        on_cancel: Callable[[], None],
+        on_tick: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_tick = on_tick
         self._file = state / driver.heartbeat
         self._marker = marker
         self._on_cancel = on_cancel
@@ -100,13 +107,14 @@ class Heartbeat:
             if not cancelled and self._is_marked():
                 cancelled = True
                 self._on_cancel()
-            if time.monotonic() >= next_beat:
-                count, next_beat = count + 1, time.monotonic() + BEAT_INTERVAL_S
-                try:
+            try:
+                self._on_tick()
+                if time.monotonic() >= next_beat:
+                    count, next_beat = count + 1, time.monotonic() + BEAT_INTERVAL_S
                     atomic.write_json(self._file, {"beat": count})
-                except OSError:
-                    # A full disk must not end the step; the next beat may get through.
-                    continue
+            except OSError:
+                # A full disk must not end the step; the next beat may get through.
+                continue
 
     def _is_marked(self) -> bool:
         try:
