@@ -17,7 +17,7 @@ from planned import command, pipeline, tree
 from planned import run as run_pipeline
 from stores import KEYS, NOW, at, claim, plan_of, publish, record_run, this_process
 
-from nexa_hpc.core import atomic, collecting, records
+from nexa_hpc.core import atomic, collecting, exchange, records
 from nexa_hpc.core.artifacts import open_artifact, place_of, verify
 from nexa_hpc.core.atomic import unique_suffix
 from nexa_hpc.core.collecting import collect
@@ -277,16 +277,17 @@ def test_what_another_gc_had_begun_to_remove_is_not_put_back(
 ) -> None:
     gc(old)
     record_run(old, *plan_of(A, B), pipeline="other")
-    rename = atomic.rename_folder
+    put_back = exchange.replace_left_link
 
     def spoiled(source: Path, target: Path) -> bool:
-        if source.parent.name == ".trash" and target.name == A:
+        if target.name == A:
             (source / "COMPLETE").unlink()
-        if source.parent.name == ".trash" and target.name == B:
+        if target.name == B:
+            target.unlink()
             shutil.rmtree(source)
-        return rename(source, target)
+        return put_back(source, target)
 
-    monkeypatch.setattr(atomic, "rename_folder", spoiled)
+    monkeypatch.setattr(exchange, "replace_left_link", spoiled)
     assert gc(old).restored == []
     assert there(old) == ["c3"]
     assert not os.path.lexists(old.artifact(A))
@@ -302,7 +303,7 @@ def test_what_cannot_be_put_back_is_told(
         raise PermissionError(13, "Permission denied", str(target))
 
     with monkeypatch.context() as patch:
-        patch.setattr(atomic, "rename_folder", refuse)
+        patch.setattr(exchange, "replace_left_link", refuse)
         done = gc(old)
     assert done.troubles == [f"{old.artifact(A)}: Permission denied"]
     assert names(gc(old).restored) == ["a1"]
@@ -336,6 +337,115 @@ def test_a_result_in_the_trash_counts_as_none_and_its_new_one_takes_the_place(
     (place,) = (e.place for e in stored(paths) if (e.place / "x").exists())
     assert not place.is_symlink()
     assert os.path.realpath(project / "out/a") == str(place)
+
+
+@pytest.fixture(params=["exchanged", "renamed"])
+def swap(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Names change places as one change, and as on a filesystem that cannot do that."""
+    if request.param == "renamed":
+        monkeypatch.setattr(exchange, "exchange", lambda first, second: False)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("swap")
+def test_a_folder_goes_and_comes_back_and_leaves_a_link_meanwhile(tmp_path: Path) -> None:
+    place, aside = tmp_path / "place", tmp_path / "trash/aside"
+    place.mkdir()
+    (place / "file").touch()
+    aside.parent.mkdir()
+    exchange.rename_leaving_link(place, aside)
+    assert os.readlink(place) == "trash/aside"
+    assert (place / "file").exists()
+    with pytest.raises(FileNotFoundError):  # a second gc finds the link
+        exchange.rename_leaving_link(place, tmp_path / "trash/other")
+    assert os.readlink(place) == "trash/aside"
+    assert exchange.replace_left_link(aside, place)
+    assert not place.is_symlink()
+    assert os.listdir(place) == ["file"]
+    assert not exchange.replace_left_link(aside, place), "there is no link any more"
+    assert sorted(os.listdir(tmp_path)) == ["place", "trash"]
+    assert os.listdir(aside.parent) == []
+    with pytest.raises(FileNotFoundError):
+        exchange.rename_leaving_link(tmp_path / "nothing", aside)
+    assert os.listdir(aside.parent) == []
+
+
+@pytest.mark.usefixtures("swap")
+def test_a_folder_that_is_gone_takes_no_links_place(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(".trash/x")
+    with pytest.raises(FileNotFoundError):
+        exchange.replace_left_link(tmp_path / "gone", tmp_path / "link")
+    assert os.listdir(tmp_path) == ["link"]
+
+
+@pytest.mark.parametrize("instead", ["nothing", "folder"])
+def test_what_has_taken_a_links_place_at_this_moment_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instead: str
+) -> None:
+    mine, link = tmp_path / "mine", tmp_path / "link"
+    mine.mkdir()
+    link.symlink_to(".trash/x")
+    swap = exchange.exchange
+
+    def late(first: Path, second: Path) -> bool:
+        if link.is_symlink():
+            link.unlink()
+            if instead == "folder":
+                (link / "new").mkdir(parents=True)
+        return swap(first, second)
+
+    monkeypatch.setattr(exchange, "exchange", late)
+    assert not exchange.replace_left_link(mine, link)
+    assert os.listdir(mine) == []
+    assert link.exists() == (instead == "folder")
+
+
+_READ = """
+import os, sys
+place, stop, reads, misses = sys.argv[1], sys.argv[2], 0, 0
+print("reading", flush=True)
+while not os.path.exists(stop):
+    reads += 1
+    try:
+        os.close(os.open(place, os.O_RDONLY))
+    except OSError:
+        misses += 1
+print(reads, misses)
+"""
+
+
+def test_a_reader_reads_on_while_a_result_is_taken_and_put_back(tmp_path: Path) -> None:
+    # One that does nothing but open it, while nothing else is done to it. Without the exchange of
+    # names it misses a result in a hundred times; with it, in none, or the one in a hundred
+    # thousand that has read the link and not yet followed it.
+    place, aside, stop = tmp_path / "place", tmp_path / "trash/aside", tmp_path / "stop"
+    place.mkdir()
+    (place / "file").touch()
+    aside.parent.mkdir()
+    reader = subprocess.Popen(
+        [sys.executable, "-c", _READ, place / "file", stop], stdout=subprocess.PIPE, text=True
+    )
+    assert reader.stdout is not None
+    assert reader.stdout.readline() == "reading\n"
+    for _ in range(300):
+        exchange.rename_leaving_link(place, aside)
+        assert exchange.replace_left_link(aside, place)
+    stop.touch()
+    reads, misses = map(int, reader.communicate()[0].split())
+    assert reads > 100
+    assert misses <= 1 + reads / 2000
+
+
+def test_where_another_gc_is_about_to_move_something_nothing_is_removed(
+    old: ProjectPaths,
+) -> None:
+    link = old.artifact(A).parent / ".trash" / f"{A}.{int(NOW)}.{unique_suffix()}"
+    link.parent.mkdir()
+    link.symlink_to(f".trash/{link.name}")
+    gc(old, Retention(trash_days=0, runs_days=1e9))
+    assert link.is_symlink()
+    gc(old, Retention(runs_days=1e9), now=NOW + 2 * DAY_S)
+    assert not link.is_symlink()
 
 
 # --------------------------------------------------------------------------------- what is left

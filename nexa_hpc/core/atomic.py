@@ -217,28 +217,6 @@ def rename_folder(source: Path, target: Path) -> bool:
     return True
 
 
-def rename_leaving_link(source: Path, target: Path) -> None:
-    """Rename the folder `source` to `target`, and leave a link to it behind, in microseconds.
-
-    Nothing is left behind where something new has come to stand meanwhile. Raises
-    FileNotFoundError when `source` is not there, or is a link that another process left.
-    """
-    link = temporary_beside(source)
-    os.symlink(os.path.relpath(target, source.parent), link)
-    try:
-        os.rename(source, target)
-        if os.path.islink(target):
-            os.replace(target, source)
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(source))
-        os.replace(link, source)
-    except IsADirectoryError:
-        pass
-    finally:
-        link.unlink(missing_ok=True)
-    sync_folder(target.parent)
-    sync_folder(source.parent)
-
-
 def remove_tree(path: Path) -> OSError | None:
     """Remove a folder that nobody needs; return what kept a part of it, or None when all is gone.
 

@@ -4,8 +4,9 @@ An artifact is renamed into the trash, and a link to it is left at its place; th
 are looked at AGAIN, and what is asked for now is put back. A run names every key in its plan before
 it looks whether the result is there. So either it finds the link, which counts as no result, and
 computes; or its plan is found here. Whoever had begun to use the artifact reads on through the
-link. What has lain in the trash for `trash_days` is looked up once more and removed, link and
-COMPLETE first, so that nothing half removed is ever taken for whole.
+link, for names change places (on NFS, which cannot do that, with a gap of microseconds). What has
+lain in the trash for `trash_days` is looked up once more and removed, link and COMPLETE first, so
+that nothing half removed is ever taken for whole.
 
 Killed anywhere, the next call goes on. What cannot be removed (another user's, or held open
 elsewhere as `.nfs…`) is told and met again next time. Standard library alone.
@@ -17,7 +18,7 @@ import itertools
 import os
 import time
 
-from nexa_hpc.core import atomic
+from nexa_hpc.core import atomic, exchange
 from nexa_hpc.core.artifacts import COMPLETE, is_thrown_away
 from nexa_hpc.core.paths import ProjectPaths
 from nexa_hpc.core.publishing import move_to_trash
@@ -100,9 +101,13 @@ class _Collector:
     def empty_trash(self, trash_days: float) -> None:
         """Put back what is asked for and a killed gc left in the trash; remove what is old."""
         trash = [*thrown_away(self._paths.store), *thrown_away(self._paths.work)]
+        # Where there is still a link, another gc is about to put the artifact; or it was killed.
+        arriving = {thrown for thrown in trash if thrown.path.is_symlink()}
         self._keeper.look_again()
         for thrown in trash:
             age = self._keeper.age_days(thrown.at)
+            if thrown in arriving and age < 1:
+                continue
             if (why := self._why_asked(thrown)) is not None:
                 self._put_back(thrown, why)
             elif age >= trash_days:
@@ -139,12 +144,11 @@ class _Collector:
             atomic.remove_file(thrown.place)
 
     def _put_back(self, thrown: Thrown, why: str) -> None:
-        """Rename `thrown` to its place, unless that has been taken meanwhile."""
+        """Move `thrown` back to its place, unless that has been taken meanwhile."""
         item = Item(thrown.place, size_below(thrown.path), why)
         if not self._done.dry_run:
             try:
-                self._unlink(thrown)
-                if not atomic.rename_folder(thrown.path, thrown.place):
+                if not _move_back(thrown):
                     return
             except FileNotFoundError:
                 return  # Another gc put it back, or removed it.
@@ -160,3 +164,8 @@ class _Collector:
     def _item(self, entry: Stored) -> Item:
         why = self._keeper.reason(entry.key or "") or "no run, version or link asks for it"
         return Item(entry.place, size_of(entry), why)
+
+
+def _move_back(thrown: Thrown) -> bool:
+    moved = exchange.replace_left_link(thrown.path, thrown.place)
+    return moved or atomic.rename_folder(thrown.path, thrown.place)

@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from nexa_hpc.core import atomic
+from nexa_hpc.core import atomic, exchange
 from nexa_hpc.core.access import PRIVATE, Access, access_in, set_access, shared_with
 from nexa_hpc.core.artifacts import (
     COMPLETE,
@@ -124,11 +124,10 @@ class Publication:
 
     def _adopt(self, meta: Mapping[str, Any]) -> Artifact:
         """Take what stands at the destination if it is whole, else move it aside."""
-        if is_thrown_away(self.destination):
-            # It may be removed at any moment.
-            atomic.remove_file(self.destination)
-            if atomic.rename_folder(self.folder, self.destination):
-                return Artifact(self.destination, meta)
+        # What is in the trash may be removed at any moment.
+        is_trash = is_thrown_away(self.destination)
+        if is_trash and exchange.replace_left_link(self.folder, self.destination):
+            return Artifact(self.destination, meta)
         there = look(self.destination)
         if there.artifact is not None:
             return there.artifact
@@ -181,7 +180,7 @@ def move_to_trash(path: Path, now: float | None = None, *, leave_link: bool = Fa
     moved = trash / f"{path.name}.{at}.{atomic.unique_suffix()}"
     try:
         if leave_link:
-            atomic.rename_leaving_link(path, moved)
+            exchange.rename_leaving_link(path, moved)
         else:
             atomic.rename_folder(path, moved)
     except FileNotFoundError:
