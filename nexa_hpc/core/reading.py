@@ -16,19 +16,32 @@ from typing import Any
 from nexa_hpc.errors import StateError
 
 _STALE_RETRIES = 5
+_PIECE_BYTES = 1 << 20
 
 
 def read_bytes(path: Path | str) -> bytes:
     """Return the content of `path`, opening it anew when a replaced file turns stale (ESTALE)."""
     for attempt in range(_STALE_RETRIES):
         try:
-            with open(path, "rb", buffering=0) as file:
-                return file.read()
+            return _read(path)
         except OSError as error:
             if error.errno != errno.ESTALE or attempt == _STALE_RETRIES - 1:
                 raise
             time.sleep(0.01 * 2**attempt)
     raise AssertionError("unreachable")
+
+
+def _read(path: Path | str) -> bytes:
+    # By system calls: a file object costs more than reading the few hundred bytes of such a file.
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        content = piece = os.read(fd, _PIECE_BYTES)
+        while piece:
+            piece = os.read(fd, _PIECE_BYTES)
+            content += piece
+        return content
+    finally:
+        os.close(fd)
 
 
 def read_json(path: Path) -> Any:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nexa_hpc.backends.hf import checks, hub, installed, sources
+from nexa_hpc.backends.hf import checks, gentle, hub, installed, sources
 from nexa_hpc.core.handlers import StepView, Task
 from nexa_hpc.errors import SpecError, UserError, nearest
 
@@ -107,6 +107,7 @@ class EvalHandler:
 
     def run(self, task: Task) -> None:
         """Evaluate; raises StepError when that cannot be done."""
+        gentle.load_torch()
         from nexa_hpc.backends.hf.evaluation import evaluate
 
         evaluate(task)

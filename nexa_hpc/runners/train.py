@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nexa_hpc.backends.hf import checks, hub, installed, sources
+from nexa_hpc.backends.hf import checks, gentle, hub, installed, sources
 from nexa_hpc.core.handlers import StepView, Task
 from nexa_hpc.errors import SpecError, UserError, nearest
 
@@ -97,6 +97,7 @@ class TrainHandler:
 
     def run(self, task: Task) -> None:
         """Train; raises StepError when it fails, Interrupted on SIGTERM once the work is sealed."""
+        gentle.load_torch()
         from nexa_hpc.backends.hf.training import train
 
         train(task)
