@@ -167,10 +167,18 @@ class _Keys:
         whole = True
         for reference in self._drafts.references[step.id]:
             try:
-                found.append(self._resolver.resolve(reference, self._keys, handler))
+                resolved = self._resolver.resolve(reference, self._keys, handler)
             except (NexaError, OSError) as error:
                 whole = False
                 self._note(step, reference.place, error)
+                continue
+            found.append(resolved)
+            named = step.params.get(f"{reference.name}_revision")
+            if resolved.handed.get("revision", "known") is None and named is None:
+                self._drafts.warnings.append(
+                    f"step '{step.id}': no hub tells the revision of {reference.text}, so a change "
+                    f"of it would go unnoticed; name it in `{reference.name}_revision`"
+                )
         return found if whole else None
 
     def _code_digests(self, step: documents.Step, handler: Handler) -> dict[str, str] | None:

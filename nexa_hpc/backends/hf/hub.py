@@ -30,7 +30,8 @@ def _ask_hub(kind: str, name: str) -> str | None:
 
         api = HfApi()
         ask = api.dataset_info if kind == "dataset" else api.model_info
-        return ask(name, timeout=_TIMEOUT_S).sha
+        revision: str | None = ask(name, timeout=_TIMEOUT_S).sha
+        return revision
     except Exception as error:
         # Any failure only means that we do not know: planning goes on without a revision.
         if not _is_refusal(error):

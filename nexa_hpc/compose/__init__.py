@@ -1,1 +1,0 @@
-"""Hydra composition: the only place that imports Hydra and OmegaConf."""
