@@ -162,7 +162,6 @@ class World:
             self._patch.setattr(os, name, self._wrapped(getattr(os, name), name))
         self._patch.setattr(os, "open", self._opening(os.open))
         self._patch.setattr(os, "fsync", self._sync)
-        self._patch.setattr(reading, "open", _opened, raising=False)
         self._patch.setattr(time, "sleep", self._sleeping(time.sleep))
         self._patch.setattr(advance, "end_leftovers", lambda tag: 0)
 
@@ -200,7 +199,7 @@ class World:
                 self._believe(actor, _parent(_text(path)))
                 self._forget(actor, _text(path))
                 return real(path, flags, *args, **kwargs)
-            if sys._getframe(1).f_globals["__name__"] in (reading.__name__, __name__):
+            if sys._getframe(1).f_globals["__name__"] == reading.__name__:
                 self._turn_stale(actor, _text(path))
             return self._look(actor, _text(path), lambda: real(path, flags, *args, **kwargs), "")
 
@@ -259,11 +258,6 @@ class World:
 
     def _forget(self, actor: Actor, path: str) -> None:
         actor.absent_until.pop(path, None)
-
-
-def _opened(path: Any, mode: str, buffering: int = -1) -> Any:
-    """Do what `open` does for `core.reading`, by an `os.open` that takes turns."""
-    return os.fdopen(os.open(path, os.O_RDONLY), mode, buffering)
 
 
 def _text(path: Any) -> str:

@@ -722,7 +722,7 @@ def _places(root: Path) -> list[str]:
         if ".trash/" in name:
             head, _, tail = name.partition(".trash/")
             name = f"{head}.trash/{tail.split('.')[0]}" if "/" not in tail else ""
-        if name and "/work/" not in name:
+        if name and "work" not in name.split("/"):
             found.append(name)
     return sorted(set(found))
 

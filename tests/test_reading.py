@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 
@@ -16,14 +16,15 @@ from nexa_hpc.errors import StateError
 def _stale_times(monkeypatch: pytest.MonkeyPatch, times: int) -> list[Path]:
     """Let the first `times` openings of any file fail as NFS does when the file was replaced."""
     asked: list[Path] = []
+    real = os.open
 
-    def opened(path: Path, *args: Any, **kwargs: Any) -> BinaryIO:
+    def opened(path: Path, *args: Any, **kwargs: Any) -> int:
         asked.append(path)
         if len(asked) <= times:
             raise OSError(errno.ESTALE, "Stale file handle")
-        return open(path, *args, **kwargs)
+        return real(path, *args, **kwargs)
 
-    monkeypatch.setattr(reading, "open", opened, raising=False)
+    monkeypatch.setattr(os, "open", opened)
     monkeypatch.setattr(reading.time, "sleep", lambda _: None)
     return asked
 
