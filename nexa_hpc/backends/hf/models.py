@@ -80,9 +80,9 @@ def _load(loader: Any, source: Source, trust: Trust, **options: Any) -> Any:
             **options,
         )
     except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
         raise StepError(
-            f"cannot load {source.title}: {str(error).strip().partition(chr(10))[0]}",
-            hint=_hint(source, error),
+            f"cannot load {source.title}: {reason}", hint=_hint(source, error)
         ) from error
 
 
