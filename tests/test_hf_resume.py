@@ -121,6 +121,21 @@ def test_a_killed_training_resumes_to_the_same_model_and_the_same_losses(
     assert_same_result(out, uninterrupted)
 
 
+@pytest.mark.parametrize("killed_at", [13, 27])
+def test_batches_of_like_lengths_resume_to_the_same_model(
+    trainings: Trainings, killed_at: int
+) -> None:
+    grouped = {"train_sampling_strategy": "group_by_length"}
+    whole = trainings.run(f"grouped_{killed_at}", **grouped)
+    with pytest.raises(Killed):
+        trainings.run(
+            f"grouped_killed_{killed_at}", on_progress=at_step(killed_at, kill), **grouped
+        )
+    checkpoint = newest([trainings.work_dir(f"grouped_killed_{killed_at}")])
+    out = trainings.run(f"grouped_resumed_{killed_at}", resume=checkpoint, **grouped)
+    assert_same_result(out, whole)
+
+
 def test_sigterm_seals_the_step_at_hand_and_ends_as_interrupted(
     trainings: Trainings, uninterrupted: Path
 ) -> None:

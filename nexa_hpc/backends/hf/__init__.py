@@ -1,8 +1,8 @@
 """Training and evaluation with transformers, datasets, peft and scikit-learn.
 
-    installed, checks, hub, sources             light: planning imports them, no library
+    installed, checks, hub, sources, gentle     light: planning imports them, no library
     rows, models, recipes, arguments,
-    callbacks, training, curves, card           `runners.train`
+    sampling, callbacks, training, curves, card `runners.train`
     scoring, perplexity, plots, report,
     evaluation                                  `runners.eval`
 

@@ -51,11 +51,11 @@ def _name_cells(axes: Any, matrix: Any, parts: Any, labels: Sequence[str]) -> No
             axes.text(
                 predicted,
                 true,
-                f"{count}\n{part:.0%}" if few else f"{count}",
+                f"{count}\n{part:.0%}" if few and count else f"{count}",
                 ha="center",
                 va="center",
                 fontsize=11 if few else 8,
-                color="white" if part > 0.55 else INK,
+                color="white" if part > 0.55 else INK if count else MUTED,
             )
 
 
@@ -65,7 +65,7 @@ def draw_calibration(calibration: Calibration, target: Path) -> None:
     axes = figure.subplots()
     most = max(calibration.counts)
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 4)))
-    axes.plot(calibration.confidence, calibration.accuracy, color=BLUE, linewidth=1.5, alpha=0.6)
+    axes.plot(calibration.confidence, calibration.accuracy, color=BLUE, linewidth=1.5, alpha=0.3)
     axes.scatter(
         calibration.confidence,
         calibration.accuracy,

@@ -109,11 +109,15 @@ def _classifier_tiles(predictions: Predictions, baseline: Predictions | None) ->
     if baseline is not None:
         below = scoring.accuracy(baseline)
         low, high = scoring.margin_interval_95(predictions, baseline)
-        interval = f"95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
+        interval = f"95 % interval {_points(low)} to {_points(high)}"
         tiles.append(Tile("Baseline", f"{below:.1%}", "TF-IDF and logistic regression"))
-        tiles.append(Tile("Margin", f"{100 * (seen - below):+.1f} points", interval))
+        tiles.append(Tile("Margin", f"{_points(seen - below)} points", interval))
     tiles.append(Tile("Macro-F1", f"{scoring.macro_f1(predictions):.3f}", "mean over the classes"))
     return tiles
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _classifier_summary(predictions: Predictions, baseline: Predictions | None) -> str:

@@ -13,7 +13,16 @@ from typing import Any
 
 import transformers
 
-from nexa_hpc.backends.hf import arguments, callbacks, card, curves, models, recipes, rows
+from nexa_hpc.backends.hf import (
+    arguments,
+    callbacks,
+    card,
+    curves,
+    models,
+    recipes,
+    rows,
+    sampling,
+)
 from nexa_hpc.backends.hf.recipes import Recipe
 from nexa_hpc.backends.hf.sources import Source, find_source, task_settings
 from nexa_hpc.core.handlers import Task
@@ -69,7 +78,7 @@ def _run(task: Task, settings: Mapping[str, Any], recipe: Recipe) -> Any:
         settings.get("save_total_limit") or callbacks.KEPT,
         bounded="save_steps" not in settings and not settings.get("load_best_model_at_end"),
     )
-    trainer = transformers.Trainer(
+    trainer = sampling.Trainer(
         model=recipe.model,
         args=arguments.training_arguments(task, settings, validates=validates),
         train_dataset=recipe.train_rows,
