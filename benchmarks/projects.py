@@ -23,15 +23,17 @@ class Timing:
     """Peak resident memory of that process or a child of it, in MB."""
 
 
-def write_pipeline(project: Path, steps: int, *, chained: bool = False) -> Path:
+def write_pipeline(project: Path, steps: int, *, chained: bool = False, command: str = ":") -> Path:
     """Write a pipeline of no-op commands, independent ones or a chain, and return its file."""
     after = "" if chained else ", after: []"
     lines = ["pipeline:", "  name: many", "  steps:"]
     lines += [
         f"    - {{id: s{number}, uses: runners.command{after}, "
-        f"params: {{command: ':', number: {number}}}}}"
+        f"params: {{command: '{command}', number: {number}}}}}"
         for number in range(steps)
     ]
+    # So that the project is this folder, wherever it lies.
+    (project / "nexa.yaml").touch()
     file = project / "many.yaml"
     file.write_text("\n".join(lines) + "\n")
     return file
@@ -40,6 +42,8 @@ def write_pipeline(project: Path, steps: int, *, chained: bool = False) -> Path:
 def timed(arguments: Sequence[str], cwd: Path) -> Timing:
     """Run a process to its end, which must be a good one, and return what it took."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    # An installed package has its byte code beside it.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     began = time.perf_counter()
     process = subprocess.Popen(
         arguments, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

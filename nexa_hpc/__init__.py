@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from nexa_hpc.core.publishing import create_artifact
     from nexa_hpc.core.registry import Registry
     from nexa_hpc.core.spec import Step
-    from nexa_hpc.pipeline import Pipeline, PipelineRun
+    from nexa_hpc.pipeline import Pipeline
+    from nexa_hpc.pipeline_run import PipelineRun, Results
 
 __version__ = "0.1.0"
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Pipeline",
     "PipelineRun",
     "Registry",
+    "Results",
     "Step",
     "Task",
     "__version__",
@@ -32,8 +34,9 @@ __all__ = [
 _HOMES = {
     "Artifact": "nexa_hpc.core.artifacts",
     "Pipeline": "nexa_hpc.pipeline",
-    "PipelineRun": "nexa_hpc.pipeline",
+    "PipelineRun": "nexa_hpc.pipeline_run",
     "Registry": "nexa_hpc.core.registry",
+    "Results": "nexa_hpc.pipeline_run",
     "Step": "nexa_hpc.core.spec",
     "Task": "nexa_hpc.core.handlers",
     "create_artifact": "nexa_hpc.core.publishing",

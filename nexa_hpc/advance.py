@@ -16,20 +16,24 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nexa_hpc import worker
-from nexa_hpc.core import records
+from nexa_hpc.core import records, standings
 from nexa_hpc.core.atomic import sync_folder
-from nexa_hpc.core.drivers import Driver, Life, Watch
+from nexa_hpc.core.drivers import Driver, Life
+from nexa_hpc.core.environments import needs_process
 from nexa_hpc.core.frontier import Frontier
 from nexa_hpc.core.handlers import Progress
 from nexa_hpc.core.instances import RUN, SKIP, Instance
 from nexa_hpc.core.leftovers import attempt_tag, end_leftovers
 from nexa_hpc.core.links import link_outputs
+from nexa_hpc.core.progress_file import read_progress
 from nexa_hpc.core.projection import write_projection
-from nexa_hpc.core.runs import Run, newest_run
-from nexa_hpc.core.standings import Truth, blocked, fold
+from nexa_hpc.core.runs import Run, is_asked, newest_run
+from nexa_hpc.core.standings import Truth, as_stopped, blocked, fold, fold_after
 from nexa_hpc.core.states import Reason, Standing, State
-from nexa_hpc.errors import ArtifactError, Interrupted
+from nexa_hpc.errors import ArtifactError, Interrupted, SchedulerError
+from nexa_hpc.handover import HandedOver
 from nexa_hpc.schedulers.base import Element, JobState, Scheduler
+from nexa_hpc.submitting import SlurmSide
 
 _PROJECT_EVERY_S = 1.0
 
@@ -52,6 +56,9 @@ class Observer(Protocol):
     def waits(self, instance: Instance, standing: Standing) -> None:
         """An instance is in other hands."""
 
+    def handed_over(self, done: HandedOver) -> None:
+        """Something was submitted to Slurm, or could not be."""
+
 
 @dataclass
 class View:
@@ -61,20 +68,26 @@ class View:
     driver: Driver
     observer: Observer
     scheduler: Scheduler
-    watch: Watch
+    watch: standings.Observer
     before: Mapping[str, int]
     frontier: Frontier
     standings: dict[str, Standing] = field(default_factory=dict)
     damage: list[str] = field(default_factory=list)
     """What went wrong beside the steps, such as an `out` in the way; told at the end."""
+    noted: set[str] = field(default_factory=set)
+    """What the user was told of already."""
     linked: set[Path] = field(default_factory=set)
     """Folders in which links changed, to be synced once at the end."""
+    slurm: SlurmSide | None = None
+    """The Slurm steps of the run, where it has some."""
     started: dict[str, tuple[Instance, int]] = field(default_factory=dict)
     """Handle -> instance and attempt, for jobs of this driver that have not been seen to end."""
     due: set[str] = field(default_factory=set)
     """Steps that only wait for room."""
     newest: Run | None = None
     """The pipeline's newest run, where it is another one than this."""
+    runs_here: bool = False
+    """Whether the scheduler runs at once, in this process, what needs none of its own."""
     projected_at: float = 0.0
     is_late: bool = False
     projecting: threading.Lock = field(default_factory=threading.Lock)
@@ -88,6 +101,23 @@ class View:
     def is_ours(self, instance: Instance) -> bool:
         """Return whether this driver runs `instance` at present."""
         return any(started.key == instance.key for started, _ in self.started.values())
+
+    @property
+    def is_in_slurms_hands(self) -> bool:
+        """Whether nothing of the run is left that another pass of this process could move."""
+        local = (State.RUNNING, State.SUBMITTED, State.PENDING)
+        return (
+            self.slurm is not None
+            and not self.slurm.is_unsure
+            and not any(
+                standing.state in local and self.run.instances[step].scheduler != "slurm"
+                for step, standing in self.standings.items()
+            )
+        )
+
+    def is_run_here(self, instance: Instance) -> bool:
+        """Return whether `instance` is run in this process, and has ended when it was submitted."""
+        return self.runs_here and not needs_process(instance.env)
 
     def note_newest(self) -> None:
         """Look which run is the pipeline's newest."""
@@ -118,6 +148,8 @@ def advance(view: View) -> bool:
     """Make one pass in graph order over what may move; return whether anything settled."""
     changed = False
     view.note_newest()
+    if view.slurm is not None:
+        view.slurm.mend()
     _note_ended(view)
     for step in view.frontier.open():
         if step in view.due and view.scheduler.room() < 1:
@@ -134,7 +166,26 @@ def advance(view: View) -> bool:
                 view.project()
         elif standing != known and not view.is_ours(instance):
             view.observer.waits(instance, standing)
+    if view.slurm is not None and not view.run.cancelled:
+        view.slurm.end_stopped(view.standings)
+        view.slurm.stop_if_hopeless(view.standings)
+        if view.slurm.is_due and not view.run.cancelled:
+            _hand_over(view, view.slurm)
     return changed
+
+
+def _hand_over(view: View, slurm: SlurmSide) -> None:
+    done = slurm.hand_over(view.standings)
+    for step, job in done.jobs.items():
+        view.standings[step] = Standing(State.SUBMITTED, job=job)
+    if done.jobs:
+        view.observer.handed_over(done)
+    view.project()
+    if done.trouble:
+        raise SchedulerError(
+            "\n".join(dict.fromkeys(done.trouble)),
+            hint=f"mend it, then: nexa-hpc resume {view.run.id}",
+        )
 
 
 def stop(view: View) -> None:
@@ -153,8 +204,11 @@ def _note_ended(view: View) -> None:
             continue
         instance, number = view.started.pop(handle)
         folder = view.run.paths.records(instance.key)
-        if report.message:
-            # Has no effect where the worker recorded its end itself.
+        why = view.run.stopped.get(instance.step) if report.message else None
+        # Neither has an effect where the worker recorded its end itself.
+        if why is not None:
+            records.end(folder, number, State.CANCELLED, message=why)
+        elif report.message:
             records.end(
                 folder, number, State.FAILED, reason=Reason.EXCEPTION, message=report.message
             )
@@ -162,18 +216,29 @@ def _note_ended(view: View) -> None:
 
 def _advance_instance(view: View, instance: Instance) -> Standing:
     """Run `instance` unless it is done, has failed in this round, or is in other hands."""
+    if instance.scheduler == "slurm":
+        return _look_at_slurm(view, instance)
     truth = fold(view.run, instance, view.before, view.watch)
     if truth.standing.state.succeeded:
         _link(view, instance)
         return truth.standing
-    if truth.life in (Life.ALIVE, Life.UNKNOWN) or _is_answer(view.run, truth):
+    if truth.life in (Life.ALIVE, Life.UNKNOWN):
         return truth.standing
+    # Asked anew for each: what is run in this process is run within one pass.
+    why = view.run.stopped.get(instance.step)
+    if why is not None or _is_answer(view.run, truth):
+        return as_stopped(truth.standing, why)
     if view.scheduler.room() < 1:
         view.due.add(instance.step)
         return Standing(State.PENDING)
     if instance.action == SKIP and not instance.effect:
         # Planned at a glance; what a look finds is the reason to show.
         instance = instance.decided(RUN, truth.standing.message or "its result is gone")
+    return _make_attempt(view, instance, truth)
+
+
+def _make_attempt(view: View, instance: Instance, truth: Truth) -> Standing:
+    """Claim and start the next attempt at `instance`, of which `truth` was found."""
     number = _next_attempt(view.run, instance, truth)
     if not _claim(view, instance, number):
         return Standing(State.PENDING, message="another process was first")
@@ -184,10 +249,28 @@ def _advance_instance(view: View, instance: Instance) -> Standing:
         folder = view.run.paths.records(instance.key)
         records.end(folder, number, State.CANCELLED, message=worker.STOPPED)
         raise
-    ended = fold(view.run, instance, view.before, view.watch)
+    look = fold_after if view.is_run_here(instance) else fold
+    ended = look(view.run, instance, view.before, view.watch)
     if ended.standing.state.succeeded:
         _link(view, instance)
+    if ended.life is Life.ENDED:
+        # Ours was purged, and whoever made the next attempt is gone: to be tried, and no answer.
+        return Standing(State.PENDING, message=ended.standing.message)
+    if ended.standing.state is State.CANCELLED:
+        return as_stopped(ended.standing, view.run.stopped.get(instance.step))
     return ended.standing
+
+
+def _look_at_slurm(view: View, instance: Instance) -> Standing:
+    assert view.slurm is not None
+    standing = view.slurm.look(instance).standing
+    if standing.state.succeeded:
+        _link(view, instance)
+    elif standing.state is State.RUNNING and standing.attempt is not None:
+        progress = read_progress(view.run.place.progress(instance.step, standing.attempt))
+        if progress is not None:
+            view.observer.progressed(instance, progress)
+    return standing
 
 
 def _is_answer(run: Run, truth: Truth) -> bool:
@@ -225,7 +308,8 @@ def _claim(view: View, instance: Instance, number: int) -> bool:
         "job": str(view.driver),
         "log": os.path.relpath(log, run.paths.state),
     }
-    return records.claim(run.paths.records(instance.key), number, content)
+    start = records.here() if view.is_run_here(instance) else None
+    return records.claim(run.paths.records(instance.key), number, content, start=start)
 
 
 def _start(view: View, instance: Instance, number: int) -> None:
@@ -239,19 +323,20 @@ def _start(view: View, instance: Instance, number: int) -> None:
         view.run.place.log(instance.step, number),
         on_output=lambda text: view.observer.output(instance, text),
         on_progress=lambda progress: view.observer.progressed(instance, progress),
+        is_to_stop=lambda: instance.step in view.run.stopped,
+        is_started=view.is_run_here(instance),
     )
     (handle,) = view.scheduler.submit([element])
     view.started[handle] = (instance, number)
-    view.note_newest()
+    if any(instance.outputs.values()):
+        view.note_newest()
 
 
 def _link(view: View, instance: Instance) -> None:
     """Link `out` while the newest plan of the pipeline still asks for this key."""
-    if view.newest is not None:
-        asked = view.newest.instances.get(instance.step)
-        if asked is None or asked.key != instance.key:
-            return
+    if not is_asked(view.newest, instance):
+        return
     try:
-        view.linked |= link_outputs(instance, view.run.paths)
+        view.linked |= link_outputs(instance, view.run.paths, view.run.views(instance))
     except ArtifactError as error:
         view.damage.append(f"step '{instance.step}': {error}")

@@ -14,6 +14,7 @@
     │   └── BlockedError           exit 75  an upstream step has no result
     ├── ArtifactError              exit 3   an artifact is missing, damaged, or not ours to touch
     ├── StateError                 exit 3   a file under .nexa_state cannot be understood
+    ├── SchedulerError             exit 4   Slurm does not answer, or refuses what it was asked
     └── Interrupted                exit 130 Ctrl-C, SIGTERM or `cancel`
 
 The command line prints `error: …` and `hint: …` for all of these, at one place (`cli/main.py`);
@@ -120,6 +121,12 @@ class StateError(NexaError):
     """A file under `.nexa_state` cannot be understood."""
 
     exit_code = 3
+
+
+class SchedulerError(NexaError):
+    """Slurm does not answer, or refuses what it was asked."""
+
+    exit_code = 4
 
 
 class Interrupted(NexaError):

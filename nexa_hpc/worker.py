@@ -8,75 +8,162 @@ handler.
 
 from __future__ import annotations
 
-import ctypes
-import json
 import os
 import signal
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from nexa_hpc.core import atomic, checkpoints, records
+from nexa_hpc.core import meeting as meetings
 from nexa_hpc.core.access import PRIVATE
-from nexa_hpc.core.artifacts import look, sha256_file
-from nexa_hpc.core.digests import Digester, signature
+from nexa_hpc.core.environments import hub_variables, needs_process, variables_set
+from nexa_hpc.core.failures import explain, print_failure
 from nexa_hpc.core.handlers import Handler, Progress, Task, find_handler
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.leftovers import TAG_VARIABLE, attempt_tag
+from nexa_hpc.core.preconditions import (
+    check_code,
+    check_inputs,
+    check_params,
+    check_upstream,
+)
+from nexa_hpc.core.progress_file import progress_writer
 from nexa_hpc.core.publishing import Publication, discard_left_behind
+from nexa_hpc.core.ranks import ALONE, RANKS_VARIABLE, Ranks
 from nexa_hpc.core.reading import list_names
 from nexa_hpc.core.redaction import Redactor
 from nexa_hpc.core.results import find_result
-from nexa_hpc.core.room import no_room, room_told
+from nexa_hpc.core.room import room_told
 from nexa_hpc.core.runs import Run, open_run
-from nexa_hpc.core.states import Reason, State
-from nexa_hpc.core.tasks import make_task, step_path
-from nexa_hpc.errors import BlockedError, InputChangedError, Interrupted, NexaError, StepError
-from nexa_hpc.schedulers.base import PROGRESS_VARIABLE
+from nexa_hpc.core.snapshots import source_root, task_as_submitted
+from nexa_hpc.core.states import State
+from nexa_hpc.core.tasks import make_task
+from nexa_hpc.core.together import run_following, run_leading
+from nexa_hpc.errors import Interrupted
+from nexa_hpc.schedulers.tether import die_with_parent, tell_progress
 
 STOPPED = "stopped from outside"
-_MESSAGE_CHARACTERS = 600
+LEAVES_OPEN_VARIABLE = "NEXA_HPC_LEAVES_OPEN"
+"""Tells a worker process that whoever started it records start and stop."""
 
 
 def execute(
-    run: Run, step: str, attempt: int, on_progress: Callable[[Progress], None] = lambda _: None
+    run: Run,
+    step: str,
+    attempt: int,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    *,
+    begins: bool = True,
+    leaves_open: bool = False,
+    ranks: Ranks = ALONE,
+    just_looked: bool = False,
 ) -> State:
     """Make attempt `attempt` at `step` of `run`, which the caller has claimed, and return its end.
 
     What the handler raises is recorded, printed to standard error, and ends the attempt as FAILED;
-    Ctrl-C and `cancel` end it as CANCELLED and raise Interrupted.
+    Ctrl-C and `cancel` end it as CANCELLED and raise Interrupted. The caller has recorded its start
+    unless it `begins`; `leaves_open` leaves it to the caller to record what stopped it; the caller
+    who `just_looked` found no result, and then claimed the attempt.
+
+    With several `ranks` this is rank 0, which alone records and publishes; `assist` is for others.
     """
     instance = run.instances[step]
     folder = run.paths.records(instance.key)
-    records.start(folder, attempt, {"host": os.uname().nodename, "pid": os.getpid()})
+    if begins:
+        records.start(folder, attempt, records.here())
+    # Of a first attempt claimed a moment ago, nobody can have been quicker with the result.
+    look_again = not just_looked or attempt > 1
     try:
-        state = _attempt(run, instance, attempt, on_progress)
+        state = _attempt(run, instance, attempt, on_progress, ranks, look_again=look_again)
     except (KeyboardInterrupt, Interrupted) as error:
-        records.end(folder, attempt, State.CANCELLED, message=STOPPED)
+        if not leaves_open:
+            records.end(folder, attempt, State.CANCELLED, message=STOPPED)
         raise Interrupted(f"step '{step}' was stopped") from error
     except BaseException as error:
-        reason, message = _explain(error, Redactor(run.secrets))
-        _print_failure(error, message)
-        records.end(folder, attempt, State.FAILED, reason=reason, message=message)
+        _record_failure(run, instance, attempt, error)
         if not isinstance(error, Exception | SystemExit):
             raise
         return State.FAILED
-    if records.end(folder, attempt, state):
+    if records.end(folder, attempt, state, durable=instance.effect):
         _remove_work(run, instance, attempt)
     return state
 
 
+def assist(run: Run, step: str, attempt: int, ranks: Ranks) -> State:
+    """Do the part of another rank than 0 in attempt `attempt`, and return how the attempt ended.
+
+    Waits for rank 0 to begin, tells it how this part ended, and stays until the attempt is over.
+    Nothing is recorded. What the handler raises is printed; Interrupted passes.
+    """
+    instance = run.instances[step]
+    folder = run.paths.records(instance.key)
+    meeting = meetings.Meeting(run.paths.work_of(instance.key) / str(attempt), ranks)
+    end = meetings.DONE
+
+    def is_over() -> bool:
+        return records.has_ended(folder, attempt)
+
+    try:
+        told = meeting.wait_for_begin(is_over)
+        if told is not None:
+            _take_part(run, instance, attempt, told)
+            meeting.tell(end)
+    except (KeyboardInterrupt, Interrupted) as error:
+        meeting.tell(meetings.STOPPED)
+        meeting.linger(is_over, meetings.STOPPED)
+        raise Interrupted(f"step '{step}' was stopped") from error
+    except (Exception, SystemExit) as error:
+        end = meetings.FAILED
+        reason, message = explain(error, Redactor(run.secrets))
+        print_failure(error, message)
+        meeting.tell(end, reason.value, message)
+    try:
+        meeting.linger(is_over, end)
+    except KeyboardInterrupt as error:
+        # As a rule because rank 0 has ended, and srun ends the others after it.
+        if not is_over():
+            raise Interrupted(f"step '{step}' was stopped") from error
+    return records.ended_state(folder, attempt) or State.FAILED
+
+
+def _take_part(run: Run, instance: Instance, attempt: int, told: Mapping[str, Any]) -> None:
+    task = make_task(instance, run.instances, run.paths, attempt=attempt, **told)
+    task = task_as_submitted(run, instance, task)
+    folder = run.paths.records(instance.key)
+    tag = {TAG_VARIABLE: attempt_tag(folder, attempt)}
+    with (
+        variables_set({**_variables(run, instance), **tag}),
+        room_told(run.paths.store, run.paths.work, run.paths.state),
+    ):
+        handler = find_handler(instance.uses, source_root(run, instance))
+        run_following(handler, task, lambda: records.has_ended(folder, attempt))
+
+
+def _variables(run: Run, instance: Instance) -> dict[str, str]:
+    """Return what the step finds set: what it declares, and where what was fetched lies."""
+    return {**hub_variables(run.paths.hub, instance.scheduler), **instance.env.get("variables", {})}
+
+
 def _attempt(
-    run: Run, instance: Instance, attempt: int, on_progress: Callable[[Progress], None]
+    run: Run,
+    instance: Instance,
+    attempt: int,
+    on_progress: Callable[[Progress], None],
+    ranks: Ranks,
+    *,
+    look_again: bool,
 ) -> State:
-    if find_result(instance, run.paths).artifact is not None:
+    if look_again and find_result(instance, run.paths).artifact is not None:
         return State.COMPLETED
-    _check_upstream(run, instance)
-    _check_inputs(instance)
-    handler = find_handler(instance.uses, run.paths.root)
-    _check_code(run, instance)
+    check_upstream(run, instance)
+    check_inputs(run, instance)
+    handler = find_handler(instance.uses, source_root(run, instance))
+    check_code(run, instance)
+    if needs_process(instance.env):
+        check_params(run, instance, handler)
     if attempt > 1:
         _remove_half_written(run, instance, attempt)
     with ExitStack() as stack:
@@ -86,14 +173,17 @@ def _attempt(
         }
         for publication in publications.values():
             stack.callback(publication.discard)
-        task = _task(run, instance, attempt, publications, on_progress)
+        task = _task(run, instance, attempt, publications, on_progress, ranks)
         tag = {TAG_VARIABLE: attempt_tag(run.paths.records(instance.key), attempt)}
-        stack.enter_context(_variables({**instance.env.get("variables", {}), **tag}))
+        stack.enter_context(variables_set({**_variables(run, instance), **tag}))
         stack.enter_context(room_told(run.paths.store, run.paths.work, run.paths.state))
         if handler.effect:
             return _bring_about(handler, task)
-        handler.run(task)
-        _check_inputs(instance)
+        if ranks.size > 1:
+            run_leading(handler, task, lambda error: _record_failure(run, instance, attempt, error))
+        else:
+            handler.run(task)
+        check_inputs(run, instance)
         for name, publication in publications.items():
             _publish(run, instance, attempt, name, publication)
     return State.COMPLETED
@@ -139,12 +229,13 @@ def _task(
     attempt: int,
     publications: Mapping[str, Publication],
     on_progress: Callable[[Progress], None],
+    ranks: Ranks,
 ) -> Task:
     work = run.paths.work_of(instance.key)
     work_dir = work / str(attempt)
     atomic.make_folder(work_dir, PRIVATE)
     earlier = [work / str(number) for number in range(attempt - 1, 0, -1)]
-    return make_task(
+    task = make_task(
         instance,
         run.instances,
         run.paths,
@@ -153,7 +244,9 @@ def _task(
         work_dir=work_dir,
         resume=checkpoints.newest(earlier),
         on_progress=on_progress,
+        ranks=ranks,
     )
+    return task_as_submitted(run, instance, task)
 
 
 def _publish(
@@ -180,81 +273,11 @@ def _publish(
     )
 
 
-def _check_upstream(run: Run, instance: Instance) -> None:
-    """Raise BlockedError unless every result that the inputs name is there, whole."""
-    for name, handed in instance.inputs.items():
-        if "step" not in handed:
-            continue
-        folder = step_path({**handed, "below": ""}, run.instances, run.paths)
-        if look(folder).artifact is None:
-            raise BlockedError(f"input {name}: step '{handed['step']}' has no result")
-        path = step_path(handed, run.instances, run.paths)
-        if not path.exists():
-            raise StepError(f"input {name}: step '{handed['step']}' made no {handed['below']}")
-
-
-def _check_inputs(instance: Instance) -> None:
-    """Raise InputChangedError unless files and folders are as they were at planning."""
-    for name, handed in instance.inputs.items():
-        expected = handed.get("signature")
-        if expected is None:
-            continue
-        try:
-            found = signature(Path(handed["path"]))
-        except OSError:
-            found = "gone"
-        if found != expected:
-            raise InputChangedError(
-                f"input {name} ({handed['path']}) changed after planning; nothing was published",
-                hint="run the pipeline again: it will plan with the new content",
-            )
-
-
-def _check_code(run: Run, instance: Instance) -> None:
-    """Raise InputChangedError unless the source files in the key are as they were at planning."""
-    for name, expected in instance.document["code"].items():
-        path = run.paths.root / name
-        try:
-            found = sha256_file(path) if path.is_file() else Digester().digest(path).sha256
-        except OSError:
-            found = "gone"
-        if found != expected:
-            raise InputChangedError(
-                f"code {name} changed after planning",
-                hint="run the pipeline again: it will plan with the new code",
-            )
-
-
-@contextmanager
-def _variables(variables: Mapping[str, str]) -> Iterator[None]:
-    saved = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in saved.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _explain(error: BaseException, redactor: Redactor) -> tuple[Reason, str]:
-    if isinstance(error, MemoryError):
-        return Reason.OUT_OF_MEMORY, "MemoryError: the process ran out of memory"
-    error = no_room(error) or error
-    reason = Reason(error.reason) if isinstance(error, StepError) else Reason.EXCEPTION
-    text = str(error) if isinstance(error, NexaError) else f"{type(error).__name__}: {error}"
-    hint = getattr(error, "hint", None)
-    # Redacted before it is cut: a part of a secret is not found any more.
-    return reason, redactor.text(f"{text} ({hint})" if hint else text)[:_MESSAGE_CHARACTERS]
-
-
-def _print_failure(error: BaseException, message: str) -> None:
-    if isinstance(error, NexaError):
-        print(f"error: {message}", file=sys.stderr)
-    else:
-        traceback.print_exception(error, file=sys.stderr)
+def _record_failure(run: Run, instance: Instance, attempt: int, error: BaseException) -> None:
+    reason, message = explain(error, Redactor(run.secrets))
+    print_failure(error, message)
+    folder = run.paths.records(instance.key)
+    records.end(folder, attempt, State.FAILED, reason=reason, message=message)
 
 
 def main() -> None:
@@ -263,45 +286,52 @@ def main() -> None:
     Exit code 0 when the step has its result, 1 when it failed, 130 when it was stopped.
     """
     folder, step, attempt = sys.argv[1].rsplit("#", 2)
-    _die_with_parent()
-    signal.signal(signal.SIGTERM, _interrupt)
+    leaves_open = os.environ.pop(LEAVES_OPEN_VARIABLE, None) is not None
+    ranks = Ranks.decode(os.environ.pop(RANKS_VARIABLE, None))
+    die_with_parent()
+    stop_on_sigterm(once=leaves_open)
     run = open_run(Path(folder))
     try:
-        state = execute(run, step, int(attempt), _tell_progress())
+        if ranks.rank:
+            state = assist(run, step, int(attempt), ranks)
+        else:
+            state = execute(
+                run,
+                step,
+                int(attempt),
+                _teller(run, step, int(attempt), in_job=leaves_open),
+                begins=not leaves_open,
+                leaves_open=leaves_open,
+                ranks=ranks,
+            )
+        code = 0 if state.succeeded else 1
     except Interrupted as error:
-        sys.exit(error.exit_code)
-    sys.exit(0 if state.succeeded else 1)
+        code = error.exit_code
+    if ranks.size > 1:
+        # What connects the ranks may wait, as Python takes it apart, for peers that have gone.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
-def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
+def _teller(run: Run, step: str, attempt: int, *, in_job: bool) -> Callable[[Progress], None]:
+    return progress_writer(run.place.progress(step, attempt)) if in_job else tell_progress()
 
 
-def _die_with_parent() -> None:
-    """Have the kernel send SIGTERM when the driver dies, so that its workers save and end, too."""
-    pr_set_pdeathsig = 1  # prctl(2); Linux alone
-    try:
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-    except (OSError, AttributeError):
-        return
+def stop_on_sigterm(*, once: bool) -> None:
+    """Take SIGTERM for Ctrl-C; with `once`, later ones are passed over.
 
+    Slurm sends it to all processes of a job step, and the element to this one as well: the second
+    is not the word of an impatient person.
+    """
 
-def _tell_progress() -> Callable[[Progress], None]:
-    """Return what hands progress to the driver, on the file descriptor that it named."""
-    fd = os.environ.pop(PROGRESS_VARIABLE, None)
-    if fd is None:
-        return lambda _: None
-    os.set_inheritable(int(fd), False)
-    stream = os.fdopen(int(fd), "w", encoding="utf-8")
+    def interrupt(signum: int, frame: object) -> None:
+        if once:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
 
-    def tell(progress: Progress) -> None:
-        try:
-            stream.write(json.dumps({**vars(progress), "metrics": dict(progress.metrics)}) + "\n")
-            stream.flush()
-        except OSError:
-            return  # The driver has gone; the step goes on to its end.
-
-    return tell
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 if __name__ == "__main__":

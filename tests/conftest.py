@@ -7,8 +7,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from slurm_fixtures import SlurmCluster, bent_slurm, slurm_cluster
+
+if TYPE_CHECKING:
+    from slurm_flows import SlurmFlow
+
+__all__ = ["bent_slurm", "slurm_cluster"]
 
 RunCli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -81,3 +88,20 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("needs root, and the right to mount a tmpfs")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def slurm_flow(
+    slurm_cluster: SlurmCluster,
+    project: Path,
+    run_cli: RunCli,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> SlurmFlow:
+    """A flow on the cluster, with a cache of its own: no test sees another's answers."""
+    from slurm_flows import SlurmFlow
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    # The jobs get our environment, and must find this nexa_hpc, installed or not.
+    monkeypatch.setenv("PYTHONPATH", child_environment()["PYTHONPATH"])
+    return SlurmFlow(project, run_cli, slurm_cluster)

@@ -9,7 +9,8 @@ from typing import Any
 
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.planning import Plan
-from nexa_hpc.pipeline import Pipeline, PipelineRun
+from nexa_hpc.pipeline import Pipeline
+from nexa_hpc.pipeline_run import PipelineRun
 
 
 def command(name: str, text: str = "true", **fields: Any) -> dict[str, Any]:

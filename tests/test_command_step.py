@@ -92,7 +92,7 @@ def test_a_command_that_fails_says_how(flow: Flow, run_cli: RunCli) -> None:
         "false\ntrue": "the command exited with 1",
         "nosuchprogram": "the command exited with 127",
         "kill -SEGV $$": "the command was killed by SIGSEGV",
-        "kill -KILL $$": "the command was killed by SIGKILL (out of memory?)",
+        "kill -KILL $$": "the command was killed by SIGKILL, most likely for want of memory",
     }
     steps = [flow.step(f"s{n}", command, after=[]) for n, command in enumerate(ends)]
     run_cli("run", flow.write(*steps), expect=1)

@@ -98,7 +98,7 @@ def test_why_shows_each_field_that_differs(done: Flow, run_cli: RunCli) -> None:
     assert "not in the key: resources.mem_gb: added, 8" in told
     assert run_cli("why", "train", "--key").stdout.count('"learning_rate"') == 1
     missed = run_cli("why", "trian", expect=2)
-    assert "has no step 'trian'; did you mean 'train'?" in missed.stderr
+    assert "no step 'trian'; did you mean 'train'?" in missed.stderr
 
 
 def test_status_tells_a_person_and_a_script(done: Flow, run_cli: RunCli) -> None:
@@ -234,7 +234,7 @@ def test_the_exit_codes_are_documented(run_cli: RunCli) -> None:
         (["run", "nowhere.yaml"], "no such pipeline file: nowhere.yaml"),
         (["status", "--jsn"], "No such option"),
         (["status", "flw"], "did you mean 'flow'?"),
-        (["logs", "trian"], "run flow-1 has no step 'trian'; did you mean 'train'?"),
+        (["logs", "trian"], "no step 'trian'; did you mean 'train'?"),
         (["--project", "nowhere", "list"], "--project nowhere: no such folder"),
     ],
 )

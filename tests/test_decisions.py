@@ -16,7 +16,7 @@ from nexa_hpc.core.history import History
 from nexa_hpc.core.keys import Difference
 from nexa_hpc.core.runs import newest_run
 from nexa_hpc.errors import ArtifactError
-from nexa_hpc.pipeline import PipelineRun
+from nexa_hpc.pipeline_run import PipelineRun
 
 
 def decided(project: Path, *steps: dict[str, Any], **options: Any) -> dict[str, str]:

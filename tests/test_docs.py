@@ -11,7 +11,9 @@ import click
 import pytest
 from conftest import REPOSITORY, RunCli, child_environment
 
-from nexa_hpc.cli.main import GROUPS, VERBS, cli
+from nexa_hpc import Pipeline
+from nexa_hpc.cli.main import GROUPS, SITE, VERBS, cli
+from nexa_hpc.core.cluster import Cluster
 from nexa_hpc.core.document import parse_document
 from nexa_hpc.core.handlers import BUILTIN, task_argument_names
 from nexa_hpc.core.settings import read_settings
@@ -30,8 +32,17 @@ def snippet(language: str, holding: str) -> str:
     return found
 
 
+def test_the_python_snippet_of_a_sweep_runs_as_it_stands(project: Path) -> None:
+    script = snippet("python", "seeds.yaml")
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=project, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"seed={n} COMPLETED {n}" for n in (1, 2, 3)]
+
+
 def test_the_python_snippet_runs_as_it_stands(project: Path) -> None:
-    script = snippet("python", "from nexa_hpc import")
+    script = snippet("python", "create_artifact")
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=project,
@@ -72,15 +83,19 @@ def test_the_settings_in_the_readme_are_read(tmp_path: Path) -> None:
     assert read_settings(tmp_path).hash_limit_gb == 50
 
 
+def test_the_cluster_file_in_the_readme_is_read() -> None:
+    text = snippet("yaml", "login_policy").encode()
+    cluster = Cluster.model_validate({"name": "x", **parse_document(text, "README.md").value})
+    assert (cluster.login_policy, cluster.defaults.account) == ("refuse", "nlp")
+
+
 @pytest.mark.parametrize("name", sorted(p.name for p in (REPOSITORY / "pipelines").glob("*.yaml")))
 def test_each_pipeline_that_we_ship_is_a_valid_document(name: str) -> None:
-    text = (REPOSITORY / "pipelines" / name).read_bytes()
-    assert parse_pipeline(parse_document(text, name)).steps
+    assert Pipeline.from_yaml(REPOSITORY / "pipelines" / name, project=REPOSITORY).spec.steps
 
 
 def test_every_field_of_a_step_is_documented() -> None:
-    later = {"key_resources", "scope"}
-    names = {"in" if name == "inputs" else name for name in Step.model_fields} - later
+    names = {"in" if name == "inputs" else name for name in Step.model_fields}
     missing = {name for name in names if f"`{name}`" not in README}
     assert not missing
 
@@ -99,10 +114,10 @@ def test_every_argument_that_a_handler_may_take_is_documented() -> None:
 
 def test_every_command_is_documented() -> None:
     section = README[README.index("## Commands") : README.index("## In Python")]
-    missing = [name for name in [*VERBS, *GROUPS] if f"`{name}" not in section]
+    missing = [name for name in [*VERBS, *GROUPS, *SITE] if f"`{name}" not in section]
     assert missing in ([], ["pipeline"])
     context = click.Context(cli)
-    for name in ("models", "artifacts"):
+    for name in ("models", "artifacts", "config", "cluster", "sweep", "env", "serve"):
         group = cli.get_command(context, name)
         assert isinstance(group, click.Group)
         row = next(line for line in section.splitlines() if line.startswith(f"| `{name} …`"))
@@ -114,7 +129,7 @@ def test_every_command_is_documented() -> None:
 def test_the_architecture_names_every_module_and_no_other() -> None:
     modules = {
         path.relative_to(REPOSITORY / "nexa_hpc").as_posix()
-        for row in ("", "core/")
+        for row in ("", "core/", "compose/", "element/")
         for path in (REPOSITORY / "nexa_hpc" / row).glob("*.py")
         if not path.name.startswith("__")
     }
@@ -129,7 +144,11 @@ def test_the_architecture_names_every_module_and_no_other() -> None:
                 path.relative_to(REPOSITORY / "nexa_hpc").as_posix()
                 for path in (REPOSITORY / "nexa_hpc").glob(full)
             } or {f"(no such module: {full})"}
-    others = {name for name in named if name.startswith(("runners/", "cli/", "schedulers/"))}
+    others = {
+        name
+        for name in named
+        if name.partition("/")[0] in ("runners", "backends", "cli", "schedulers", "hydra_runs")
+    }
     assert named - others == modules
 
 

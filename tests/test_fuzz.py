@@ -169,7 +169,7 @@ def _try(project: Path, text: bytes, told: Counter[str]) -> None:
     before = set(project.iterdir())
     try:
         pipeline = Pipeline.from_yaml(file, project=project)
-        drafts, _ = check(pipeline._plan_request(None, {}))
+        drafts, _ = check(pipeline.plan_request(None, {}))
         problems = drafts.problems + drafts.unsupported
         told["refused by a check" if problems else "fine"] += 1
     except SpecError as error:

@@ -86,7 +86,7 @@ def test_an_unknown_input_is_refused_with_the_nearest_name(project: Path) -> Non
 
 
 def test_other_backends_are_refused_until_they_exist(project: Path) -> None:
-    assert "axolotl" in train_problems(project, {"backend": "axolotl"})["backend"]
+    assert "did you mean 'axolotl'?" in train_problems(project, {"backend": "axolotle"})["backend"]
     assert (
         "vllm"
         in problems("runners.eval", project, {"model": "m", "dataset": "d"}, backend="vllm")[
@@ -177,6 +177,23 @@ def test_planning_says_how_to_install_what_is_missing(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert "pip install 'nexa-hpc[hf]'" in train_problems(project)["backend"]
+
+
+def test_what_another_environment_brings_is_not_missed_here(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    view = {"env": {"venv": "/other"}}
+    assert train_problems(project, view, learning_rte=1, lora={"rr": 8}) == {}
+    assert set(train_problems(project, view, max_length="long")) == {"params.max_length"}
+    params = {"model": "m", "dataset": "glue"}
+    assert problems("runners.eval", project, params, **view) == {}
+
+
+def test_an_evaluation_in_several_tasks_is_refused(project: Path) -> None:
+    params = {"model": "m", "dataset": "glue"}
+    found = problems("runners.eval", project, params, resources={"nodes": 2})
+    assert "runs as one task" in found["resources"]
 
 
 def test_validating_imports_no_heavy_library(project: Path) -> None:

@@ -162,7 +162,7 @@ def test_an_input_given_twice_or_as_no_text_is_refused(
     handler: Handler, references: References
 ) -> None:
     fields: dict[str, Any] = {"inputs": {"model": "one"}, "params": {"model": "org/bert", "c": 3}}
-    first, second, third = references.of_step(Step(id="s", uses="t", **fields), handler)
+    third, first, second = references.of_step(Step(id="s", uses="t", **fields), handler)
     assert first == ("params.model", "'model' is given in `in` as well; keep one")
     assert second == ("params.c", "expected text, got int")
     assert isinstance(third, Reference)

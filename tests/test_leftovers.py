@@ -91,7 +91,7 @@ def test_a_process_that_ends_by_itself_meanwhile_is_no_trouble(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answers = iter([[2**22 + 1], []])
-    monkeypatch.setattr(leftovers, "_tagged", lambda _: next(answers))
+    monkeypatch.setattr(leftovers, "_tagged", lambda *_: next(answers))
     assert end_leftovers(TAG) == 1
 
 

@@ -28,7 +28,15 @@ UNSAFE_CALLS = {
     "exec_module",
 }  # fmt: skip
 UNSAFE_KEYWORDS = {"shell": True, "weights_only": False, "allow_pickle": True}
-MAY_CHANGE_SYS_PATH = {"core/user_code.py": "the project root", "schedulers/pool.py": "in a worker"}
+MAY_CHANGE_SYS_PATH = {
+    "core/user_code.py": "the project root",
+    "schedulers/pool.py": "in a worker",
+    "backends/axolotl/schema_program.py": "takes the current folder away",
+    "hydra_runs/job.py": "as where the Hydra app was started",
+    "hydra_runs/recording.py": "notes it for its jobs, and changes nothing",
+}
+# A Hydra app's objects have no other form; what is loaded is the reader's own: test_hydra_runs.py.
+MAY_PICKLE = ("hydra_runs/pickles.py",)
 
 
 def _unsafe(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -63,8 +71,8 @@ def _changes_sys_path(tree: ast.AST) -> bool:
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
 def test_no_module_loads_what_could_run(path: Path) -> None:
     tree = ast.parse(path.read_text())
-    assert list(_unsafe(tree)) == []
     name = path.relative_to(PACKAGE).as_posix()
+    assert name in MAY_PICKLE or list(_unsafe(tree)) == []
     assert not _changes_sys_path(tree) or name in MAY_CHANGE_SYS_PATH
 
 

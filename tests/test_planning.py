@@ -13,7 +13,7 @@ from conftest import RunCli
 from planned import command, pipeline, plan, tree
 
 from nexa_hpc import Pipeline, Step, create_artifact
-from nexa_hpc.core import planning
+from nexa_hpc.core import keying
 from nexa_hpc.core.code import imported_sources
 from nexa_hpc.errors import SpecError, UnsupportedError, UserError
 
@@ -109,7 +109,7 @@ pipeline:
       params: {name: m, version: 1, tag: prod}
     - id: five
       uses: runners.command
-      scheduler: slurm
+      scheduler: k8s
       params: {command: "true"}
 """
 
@@ -129,7 +129,7 @@ def test_all_problems_are_told_at_once_with_file_line_step_key_and_nearest(proje
         (17, "three", "env.secrets"): "NEXA_NO_SUCH_SECRET is not set",
         (20, "four", "out"): "changes something elsewhere and has no files to put there",
         (21, "four", "after"): "unknown step 'thre'; did you mean 'three'?",
-        (25, "five", "scheduler"): "this version does not submit to Slurm",
+        (25, "five", "scheduler"): "nexa_hpc does not run on Kubernetes",
     }
     assert told.keys() == expected.keys()
     for place, words in expected.items():
@@ -209,14 +209,6 @@ def test_source_that_is_not_python_is_a_problem_at_uses(project: Path) -> None:
     ("fields", "words"),
     [
         ({"scheduler": "k8s"}, "scheduler: scheduler 'k8s': nexa_hpc does not run on Kubernetes"),
-        ({"scheduler": "slurm"}, "scheduler: scheduler 'slurm': this version does not submit"),
-        ({"env": {"venv": "venv"}}, "env.venv: this version runs steps in its own environment"),
-        ({"env": {"conda": "c"}}, "env.conda"),
-        ({"env": {"python": "p"}}, "env.python"),
-        ({"env": {"name": "n"}}, "env.name"),
-        ({"env": {"modules": ["gcc"]}}, "env.modules"),
-        ({"env": {"container": "image.sif"}}, "env.container"),
-        ({"env": {"setup": "true"}}, "env.setup"),
         ({"uses": "runners.serve", "params": {"model": "x"}}, "runners.serve"),
     ],
 )
@@ -357,7 +349,7 @@ def test_two_steps_of_one_module_read_its_imports_once(
         asked.append(module)
         return imported_sources(module, root)
 
-    monkeypatch.setattr(planning, "imported_sources", ask)
+    monkeypatch.setattr(keying, "imported_sources", ask)
     (project / "planning_shared.py").write_text("def f(): ...\ndef g(): ...\n")
     one = {"id": "one", "uses": "planning_shared:f"}
     found = plan(project, one, {"id": "two", "uses": "planning_shared:g"}).instances

@@ -126,6 +126,24 @@ def test_a_record_that_is_torn_is_told_and_not_guessed_at(folder: Path) -> None:
         read_attempts(folder)
 
 
+@pytest.mark.parametrize("left", [b"", b"\0" * 64])
+def test_what_a_power_cut_empties_counts_as_absent(folder: Path, left: bytes) -> None:
+    records.claim(folder, 1, {"run": "r-1"}, start=records.here())
+    records.end(folder, 1, State.COMPLETED, durable=False)
+    for part in ("claim", "end"):
+        (folder / f"1.{part}.json").write_bytes(left)
+    (attempt,) = read_attempts(folder)
+    assert (attempt.claim, attempt.start, attempt.end) == ({}, None, None)
+    assert records.has_ended(folder, 1), "its name has been taken, so that n+1 may be claimed"
+
+
+def test_a_claim_may_say_that_its_attempt_has_started(folder: Path) -> None:
+    records.claim(folder, 1, {"run": "r-1"}, start=records.here())
+    (attempt,) = read_attempts(folder)
+    assert attempt.state is State.RUNNING and attempt.start is not None
+    assert attempt.start == {"started_at": attempt.claim["claimed_at"], **records.here()}
+
+
 def test_a_record_removed_while_reading_counts_as_absent(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

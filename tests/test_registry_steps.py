@@ -190,7 +190,7 @@ def test_a_promote_step_says_its_version_as_number_latest_or_registered(version)
         ({"version": True}, "params.version", "is not a version"),
         ({"tag": "latest"}, "params.tag", "cannot be a tag"),
         ({"tag": "12"}, "params.tag", "cannot be a tag"),
-        ({"require": {"metric": "accuracy"}}, "params.require", "unknown param"),
+        ({"require": {"metric": "accuracy"}}, "params.require", "asks for nothing"),
         ({"tags": "x"}, "params.tags", "did you mean 'tag'?"),
     ],
 )

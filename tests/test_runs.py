@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from planned import instance
 
-from nexa_hpc.core import records, runs
+from nexa_hpc.core import records, rounds, runs
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.paths import ProjectPaths
 from nexa_hpc.core.runs import (
@@ -135,7 +135,7 @@ def test_a_run_that_could_not_be_recorded_leaves_nothing(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "_write_round", fail)
+        patch.setattr(rounds, "write_round", fail)
         with pytest.raises(type(error)):
             make(paths)
     assert os.listdir(paths.pipeline("demo").runs) == []
@@ -279,8 +279,7 @@ def test_a_round_begun_by_somebody_else_meanwhile_is_followed_by_another(
 ) -> None:
     run = make(paths)
     begin_round(run)
-    known = runs._round_numbers
-    monkeypatch.setattr(runs, "_round_numbers", lambda place: known(place)[:1])
+    monkeypatch.setattr(rounds, "present_round", lambda place: 1)
     begin_round(run)
     assert sorted(os.listdir(run.place.rounds)) == ["1.json", "2.json", "3.json"]
 

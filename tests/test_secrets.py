@@ -104,6 +104,14 @@ def test_a_step_that_prints_its_environment(project: Path, run: Run, jobs: str) 
         run(*reading.split())
 
 
+def test_an_environment_that_prints_itself_while_it_is_entered(project: Path, run: Run) -> None:
+    env = {"secrets": [NAME], "setup": f'env; set -x; test -n "${NAME}"; set +x'}
+    write(project, command("a", PRINTS_ALL, env=env))
+    assert run("run", "p.yaml").stdout.count(b"***") >= 6
+    write(project, command("a", env={**env, "setup": f'test -z "${NAME}"'}, cache_hint=1))
+    run("run", "p.yaml", expect=1)
+
+
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_a_failure_whose_traceback_holds_the_environment(
     project: Path, run: Run, jobs: str

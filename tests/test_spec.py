@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from nexa_hpc.core.document import parse_document, read_document
-from nexa_hpc.core.spec import PipelineSpec, Step, load_pipeline, parse_pipeline, to_json
+from nexa_hpc.core.spec import PipelineSpec, Step, parse_pipeline, to_json
 from nexa_hpc.core.spec_sections import EnvSpec, InputSpec, ResourcesSpec
 from nexa_hpc.errors import SpecError
 
@@ -88,7 +88,8 @@ def step(**fields: Any) -> Step:
 
 def test_the_original_example_loads_as_it_stands(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text(ORIGINAL)
-    spec, document = load_pipeline(tmp_path / "p.yaml")
+    document = read_document(tmp_path / "p.yaml")
+    spec = parse_pipeline(document)
     train, evaluate = spec.steps
     assert (spec.name, train.id, evaluate.id) == ("general_e2e", "train_hf", "eval_hf")
     assert (train.backend, train.scheduler, train.after) == ("hf", "local", None)

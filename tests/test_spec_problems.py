@@ -23,8 +23,8 @@ pipeline:
       env: {venv: a, conda: b, variables: {OMP: 4}}
     - nonsense
     - uses: runners.train
-      scope: sweep
-      in: {best: {step: one, metric: accuracy, mode: max}}
+      scope: sweeps
+      in: {best: {step: one, metric: accuracy}}
 """
 
 
@@ -61,9 +61,8 @@ def test_all_problems_are_reported_together_in_the_order_of_their_lines() -> Non
         ' quote it if it is text: "4"',
         "p.yaml:13: steps[2]: expected a mapping, got the text 'nonsense'",
         "p.yaml:14: steps[3].id: missing",
-        "p.yaml:15: steps[3].scope: steps of a whole sweep arrive with sweeps; not in this version",
-        "p.yaml:16: steps[3].in.best: the best point of a sweep ({step, metric, mode}) is not in"
-        " this version",
+        "p.yaml:15: steps[3].scope: expected 'sweep', got the text 'sweeps'; did you mean 'sweep'?",
+        "p.yaml:16: steps[3].in.best: the best point is chosen by step, metric and mode: no mode",
     ]
 
 
@@ -78,13 +77,18 @@ def test_all_problems_are_reported_together_in_the_order_of_their_lines() -> Non
         ("mem_gb: 4", "mem_gb: unknown key 'mem_gb'; write it under `resources:`"),
         ("venv: x", "venv: unknown key 'venv'; write it under `env:`"),
         ("in: {a: {pth: x, path: y}}", "in.a.pth: unknown key 'pth'; did you mean 'path'?"),
-        ("in: {a: {digest: none}}", "in.a.path: missing"),
+        ("in: {a: {digest: none}}",
+         "in.a: write its `path`, or {step: …, metric: …, mode: max | min}"),
         ("in: {a: {path: x, digest: md5}}",
          "in.a.digest: expected 'content', 'stat' or 'none', got the text 'md5'"),
         ("in: [x]", "in: expected a path, or a mapping of names to paths: write `in: {config: …}`"),
         ("in: 3", "in: expected a mapping, got the number 3"),
         ("in: ''", "in.input.path: '': a path is not empty and has no control characters"),
-        ("in: {a: 3}", "in.a: expected a path, or {path: …, digest: content | stat | none}"),
+        (
+            "in: {a: 3}",
+            "in.a: expected a path, {path: …, digest: content | stat | none}, or"
+            " {step: …, metric: …, mode: max | min}",
+        ),
         ("in: {a b: x}", "in.a b: 'a b': a name has 1 to 64 characters of A-Z a-z 0-9 . _ - and not"
          " only dots"),
         ("out: [x]",
@@ -158,8 +162,11 @@ GOOD = "pipeline: {name: p, steps: [{id: a, uses: b}]}\n"
         ("pipelines: 1\n",
          "p.yaml:2: pipelines: unknown key 'pipelines'; did you mean 'pipeline'?"),
         ("steps: []\n", "p.yaml:2: steps: unknown key 'steps'; write it under `pipeline:`"),
-        ("defaults: [a]\n", "p.yaml:2: defaults: composing files (`defaults:`) arrives with Hydra;"
-         " not in this version"),
+        (
+            "defaults: [a]\n",
+            "p.yaml:2: defaults: a document with `defaults:` is composed: read its file by"
+            " Pipeline.from_yaml",
+        ),
     ],
 )  # fmt: skip
 def test_a_mistake_beside_a_good_pipeline_is_told_as(text: str, problem: str) -> None:

@@ -18,7 +18,7 @@ from nexa_hpc.core import records
 from nexa_hpc.core.drivers import Driver, Life
 from nexa_hpc.core.instances import SKIP, Instance
 from nexa_hpc.core.paths import ProjectPaths
-from nexa_hpc.core.runs import Run, begin_round, create_run
+from nexa_hpc.core.runs import Run, begin_round, create_run, mark_cancelled
 from nexa_hpc.core.standings import blocked, fold, fold_all
 from nexa_hpc.core.states import Reason, Standing, State
 
@@ -72,6 +72,56 @@ class Case:
 @pytest.fixture
 def case(project: Path) -> Case:
     return Case(project)
+
+
+# ----------------------------------------------------------------------------------------- in Slurm
+
+RETRY = {"exception": {"times": 1}, "timeout": {"times": 0}}
+ON_SLURM = {"slurm": {"cluster": {}, "policy": {"retry": RETRY}}}
+
+
+def slurm_case(project: Path, **changes: Any) -> Case:
+    """Return a case whose run has its step in Slurm."""
+    found = Case(project, scheduler="slurm", **changes)
+    found.run = create_run(found.paths, "demo", ON_SLURM, [found.instance])
+    return found
+
+
+def test_a_failure_that_is_to_be_tried_again_is_pending_and_says_so(project: Path) -> None:
+    case = slurm_case(project)
+    case.end(State.FAILED, reason=Reason.EXCEPTION, message="it broke")
+    shown = fold_all(case.run)["s"]
+    assert (shown.state, shown.message) == (State.PENDING, "to be tried again: it broke")
+    case.end(State.FAILED, 2, reason=Reason.EXCEPTION, message="it broke")
+    assert fold_all(case.run)["s"].state is State.FAILED
+
+
+@pytest.mark.parametrize(
+    ("reason", "retry"),
+    [(Reason.TIMEOUT, {}), (Reason.EXCEPTION, {"exception": {"times": 0}}), (None, {})],
+)
+def test_a_failure_is_final_where_its_reason_or_the_step_says_so(
+    project: Path, reason: Reason | None, retry: dict[str, Any]
+) -> None:
+    case = slurm_case(project, retry=retry)
+    case.end(State.FAILED, reason=reason)
+    assert fold_all(case.run)["s"].state is State.FAILED
+
+
+def test_a_failure_in_a_cancelled_run_is_not_tried_again(project: Path) -> None:
+    case = slurm_case(project)
+    case.end(State.FAILED, reason=Reason.EXCEPTION)
+    mark_cancelled(case.run)
+    assert fold_all(case.run)["s"].state is State.FAILED
+
+
+def test_an_attempt_that_its_own_job_goes_on_with_is_in_slurms_hands(project: Path) -> None:
+    case = slurm_case(project)
+    case.begin()
+    records.end(case.records, 1, State.PENDING, reason=Reason.TIMEOUT, requeued=True)
+    (attempt,) = records.read_attempts(case.records)
+    assert attempt.is_open
+    assert attempt.state is State.SUBMITTED
 
 
 # --------------------------------------------------------------------------------------- precedence

@@ -76,7 +76,8 @@ def test_a_task_tells_all_that_is_above_it_and_nothing_beside(
     assert task.upstream.keys() == {"a", "b", "c"}
     assert task.upstream["b"]["params"] == {"p": 1}
     assert task.upstream["b"]["inputs"]["data"].name == "file"
-    assert task.upstream["a"] == {"uses": "u:a", "params": {}, "inputs": {}, "key": "0a" * 32}
+    named = {"uses": "u:a", "params": {}, "inputs": {}, "key": "0a" * 32, "step": "a"}
+    assert task.upstream["a"] == {**named, "results": instances["a"].artifact_paths(paths)}
     assert task.revisions == {"model": "abc"}
     assert (task.attempt, task.step_id, task.key) == (3, "s", "0d" * 32)
     assert (task.project, task.registry) == (paths.root, paths.registry)

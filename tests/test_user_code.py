@@ -21,7 +21,7 @@ def own(project: Path) -> Iterator[Path]:
     (project / "own_steps.py").write_text(SOURCE)
     (project / "helper.py").write_text("WORD = 'one'\n")
     yield project
-    sys.path[:] = [entry for entry in sys.path if entry != str(project)]
+    sys.path[:] = [entry for entry in sys.path if not entry.startswith(str(project.parent))]
     for name in ("own_steps", "helper"):
         sys.modules.pop(name, None)
 
@@ -56,6 +56,16 @@ def test_byte_code_of_the_same_size_and_second_is_not_run(own: Path) -> None:
 def test_code_that_has_not_changed_is_loaded_once(own: Path) -> None:
     first = find_handler("own_steps:make", own)
     assert find_handler("own_steps:make", own).target is first.target
+
+
+def test_projects_with_modules_of_one_name_each_run_their_own(own: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "own_steps.py").write_text(SOURCE)
+    (other / "helper.py").write_text("WORD = 'other'\n")
+    assert [word(root) for root in (own, other, own, other)] == ["one", "other", "one", "other"]
+    (own / "helper.py").write_text("WORD = 'two'\n")
+    assert [word(root) for root in (other, own)] == ["other", "two"]
 
 
 def test_a_file_with_a_mistake_is_named_and_its_mending_seen(own: Path) -> None:

@@ -11,16 +11,22 @@ from nexa_hpc.core.runs import Run
 from nexa_hpc.core.states import Standing, State
 
 _RESULTS_SHOWN = 20
+_FAILURES_SHOWN = 5
 _TAIL_LINES = 12
 _TAIL_BYTES = 16_384
 
 
 def print_outcome(run: Run, standings: Mapping[str, Standing]) -> None:
     """Print how `run` ended, its results, and what to do about each failed step."""
-    for step, standing in standings.items():
-        if standing.state is State.FAILED:
-            print_failure(run, step, standing)
+    failed = [(s, standing) for s, standing in standings.items() if standing.state is State.FAILED]
+    for step, standing in failed[:_FAILURES_SHOWN]:
+        print_failure(run, step, standing)
+    if len(failed) > _FAILURES_SHOWN:
+        print(f"and {len(failed) - _FAILURES_SHOWN} more failed: nexa-hpc status {run.id}")
     print(f"run {run.id}: {summary(standings)}")
+    if any(standing.state in (State.SUBMITTED, State.RUNNING) for standing in standings.values()):
+        print(f"follow it:  nexa-hpc status {run.id}    (--watch; or resume {run.id} --wait)")
+        print(f"stop it:    nexa-hpc cancel {run.id}")
     if all(standing.state.succeeded for standing in standings.values()):
         _print_results(run)
 
@@ -52,6 +58,11 @@ def log_tail(log: Path, lines: int) -> list[str]:
 
 
 def _print_results(run: Run) -> None:
+    if run.points:
+        views = run.paths.relative(run.paths.point_view(run.pipeline, "POINT"))
+        print(f"the table:  nexa-hpc sweep show {run.id}")
+        print(f"results:    {views}")
+        return
     declared = [(i.step, out) for i in run.instances.values() for out in i.outputs.values() if out]
     for step, out in declared[:_RESULTS_SHOWN]:
         print(f"  {step}: {out}")

@@ -13,13 +13,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from nexa_hpc.cli.progress import StepText, progress_text
-from nexa_hpc.cli.tables import STYLES, duration
+from nexa_hpc.cli.progress import StepText, submission_lines
+from nexa_hpc.cli.tables import STYLES, duration, progress_text
 from nexa_hpc.core.handlers import Progress
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.quoting import printable
 from nexa_hpc.core.runs import Run
 from nexa_hpc.core.states import Standing, State
+from nexa_hpc.handover import HandedOver
 
 _ROWS_SHOWN = 25
 _REFRESH_PER_S = 4
@@ -85,6 +86,13 @@ class LiveTable:
         """See `advance.Observer`."""
         self._standings[instance.step] = standing
         self._notes[instance.step] = printable(standing.message)
+
+    def handed_over(self, done: HandedOver) -> None:
+        """See `advance.Observer`."""
+        for step, job in done.jobs.items():
+            self._standings[step] = Standing(State.SUBMITTED, job=job)
+        for line in submission_lines(done):
+            self._console.print(Text(line))
 
     def _print_line(self, step: str, line: str) -> None:
         shown = _last_state(line).rstrip("\r")

@@ -25,12 +25,23 @@ VERBS = {
     "why": ("nexa_hpc.cli.why:why", "Explain why a step runs or is skipped, field by field."),
     "viz": ("nexa_hpc.cli.viz:viz", "Draw the graph: a tree, mermaid, dot or svg."),
     "cancel": ("nexa_hpc.cli.status:cancel", "Stop a run; what is finished stays."),
+    "advance": ("nexa_hpc.cli.advance:advance", "Look after runs in Slurm's hands, once."),
     "list": ("nexa_hpc.cli.status:list_runs", "List the runs of this project."),
 }
 GROUPS = {
+    "sweep": ("nexa_hpc.cli.sweep:group", "Sweeps: points, overrides, metrics, pictures."),
     "pipeline": ("nexa_hpc.cli.main:pipeline", "The same verbs, as `pipeline run` and so on."),
     "models": ("nexa_hpc.cli.models:group", "The model registry: versions and tags."),
+    "serve": ("nexa_hpc.cli.serve:group", "Serve models: start, list, stop, logs, url, health."),
     "artifacts": ("nexa_hpc.cli.artifacts:group", "The store: list, verify, du, gc, export."),
+}
+SITE = {
+    "config": ("nexa_hpc.cli.config:group", "What configuration comes to, and what to choose."),
+    "fetch": ("nexa_hpc.cli.fetch:fetch", "Bring a pipeline's hub models and datasets here."),
+    "env": ("nexa_hpc.cli.env:group", "Environments by name, for steps: create, list, check."),
+    "cluster": ("nexa_hpc.cli.cluster:group", "The Slurm cluster: probe it, show what is known."),
+    "doctor": ("nexa_hpc.cli.doctor:doctor", "Check this machine, its disks and its cluster."),
+    "sbatch": ("nexa_hpc.cli.sbatch:sbatch", "Submit a script that runs a pipeline inside a job."),
 }
 EXIT_CODES = """\b
 Exit codes:
@@ -38,6 +49,7 @@ Exit codes:
   1    a step failed
   2    a mistake in a document or an argument; nothing was written
   3    an artifact or a state file is missing, damaged, or not ours
+  4    Slurm does not answer, or refuses; what is recorded stays
   130  stopped by Ctrl-C, SIGTERM or `cancel`
 
 \b
@@ -48,7 +60,7 @@ Completion in your shell:
 
 @click.group(
     cls=LazyGroup,
-    table={**VERBS, **GROUPS},
+    table={**VERBS, **GROUPS, **SITE},
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=EXIT_CODES,
 )

@@ -19,14 +19,16 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from nexa_hpc.advance import Observer
-from nexa_hpc.cli.tables import duration
+from nexa_hpc.cli.tables import duration, progress_text
 from nexa_hpc.core.handlers import Progress
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.quoting import printable, printable_lines
 from nexa_hpc.core.runs import Run
 from nexa_hpc.core.states import Standing, State
+from nexa_hpc.handover import HandedOver
 
 _PROGRESS_EVERY_S = 20.0
+_STEPS_NAMED = 4
 
 
 @contextmanager
@@ -110,19 +112,26 @@ class PlainLines:
             line += f" in {duration(time.monotonic() - self._started[instance.step])}"
         if standing.message:
             line += f": {printable_lines(standing.message)}"
-        self._print(line)
+        # Thousands of cached steps pass in a second: the line after them brings them along.
+        self._print(line, flush=standing.state is not State.SKIPPED)
 
     def waits(self, instance: Instance, standing: Standing) -> None:
         """See `advance.Observer`."""
         if standing.message:
             self._print(f"{instance.step}: waiting: {printable_lines(standing.message)}")
 
-    def _print(self, line: str) -> None:
+    def handed_over(self, done: HandedOver) -> None:
+        """See `advance.Observer`."""
+        for line in submission_lines(done):
+            self._print(line)
+
+    def _print(self, line: str, *, flush: bool = True) -> None:
         with self._lock:
             begin = "\n" if self._within_line else ""
             self._within_line = False
             self._out.write(f"{begin}{line}\n")
-            self._out.flush()
+            if flush:
+                self._out.flush()
 
 
 class PrefixedLines(PlainLines):
@@ -192,19 +201,24 @@ class JsonLines:
         if standing.state is not State.PENDING:
             self._print("waits", step=instance.step, message=standing.message)
 
+    def handed_over(self, done: HandedOver) -> None:
+        """See `advance.Observer`."""
+        self._print("submitted", jobs=done.jobs)
+
     def _print(self, event: str, **content: object) -> None:
         with self._lock:
             self._out.write(json.dumps({"event": event, **content}) + "\n")
             self._out.flush()
 
 
-def progress_text(progress: Progress) -> str:
-    """Return how far a step is, and its latest figures, in one line."""
-    done = f"{progress.done:g}"
-    if progress.total:
-        percent = 100 * progress.done / progress.total
-        done = f"{done}/{progress.total:g} {progress.unit} ({percent:.0f} %)"
-    else:
-        done = f"{done} {progress.unit}"
-    figures = ", ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
-    return f"{done}, {figures}" if figures else done
+def submission_lines(done: HandedOver) -> list[str]:
+    """Return a line for each job that was submitted, and for what is put off."""
+    lines = []
+    for job, batch in done.sheets:
+        first = ", ".join(member.step for member in batch.elements[0][:_STEPS_NAMED])
+        more = "" if len(batch.elements[0]) <= _STEPS_NAMED else " …"
+        shape = "" if batch.width == 1 else f" of {batch.width} elements, the first"
+        lines.append(f"submitted job {job}{shape}: {first}{more}")
+    if done.put_off:
+        lines.append(f"{len(done.put_off)} steps wait for room in the queue, or for other jobs")
+    return lines

@@ -6,9 +6,10 @@ import sys
 from functools import cached_property
 from pathlib import Path
 
+from nexa_hpc.compose.settings import project_settings
 from nexa_hpc.core.paths import ProjectPaths, find_root
 from nexa_hpc.core.runs import Run, find_run
-from nexa_hpc.core.settings import Settings, read_settings
+from nexa_hpc.core.settings import Settings
 
 
 class Session:
@@ -27,7 +28,7 @@ class Session:
     @cached_property
     def settings(self) -> Settings:
         """The project's settings."""
-        return read_settings(self.root)
+        return project_settings(self.root)
 
     @cached_property
     def paths(self) -> ProjectPaths:

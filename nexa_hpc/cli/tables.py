@@ -9,8 +9,12 @@ import shutil
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from nexa_hpc.core.quoting import printable
+
+if TYPE_CHECKING:
+    from nexa_hpc.core.handlers import Progress
 
 STYLES = {
     "COMPLETED": "green",
@@ -83,3 +87,15 @@ def size(size_bytes: float) -> str:
 def local_time(timestamp: str) -> str:
     """Return a recorded time in the reader's zone, to the second."""
     return datetime.fromisoformat(timestamp).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def progress_text(progress: Progress) -> str:
+    """Return how far a step is, and its latest figures, in one line."""
+    done = f"{progress.done:g}"
+    if progress.total:
+        percent = 100 * progress.done / progress.total
+        done = f"{done}/{progress.total:g} {progress.unit} ({percent:.0f} %)"
+    else:
+        done = f"{done} {progress.unit}"
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
+    return f"{done}, {figures}" if figures else done

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from nexa_hpc.cli.completion import RUN_ARGUMENT
+from nexa_hpc.cli.completion import CONFIG_DIR_OPTION, OVERRIDES_ARGUMENT, RUN_ARGUMENT
+from nexa_hpc.cli.reading import read_pipeline
 from nexa_hpc.cli.session import Session
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.quoting import printable
@@ -24,6 +25,8 @@ _FILL = {"RUN": "#fff3d6", "SKIP": "#dff3f7"}
 
 @click.command()
 @RUN_ARGUMENT
+@OVERRIDES_ARGUMENT
+@CONFIG_DIR_OPTION
 @click.option(
     "--format",
     "format_",
@@ -32,7 +35,13 @@ _FILL = {"RUN": "#fff3d6", "SKIP": "#dff3f7"}
     show_default=True,
 )
 @click.pass_obj
-def viz(session: Session, run: str | None, format_: str) -> None:
+def viz(
+    session: Session,
+    run: str | None,
+    overrides: tuple[str, ...],
+    config_dirs: tuple[Path, ...],
+    format_: str,
+) -> None:
     """Draw the graph of RUN, a pipeline file or the newest run: each step with what would be done.
 
     \b
@@ -40,16 +49,19 @@ def viz(session: Session, run: str | None, format_: str) -> None:
       nexa-hpc viz pipelines/general_e2e.yaml
       nexa-hpc viz --format svg > graph.svg
     """
-    steps = _steps(session, run)
+    steps = _steps(session, run, overrides, config_dirs)
     drawers = {"tree": tree, "mermaid": mermaid, "dot": dot, "svg": svg}
     sys.stdout.write("\n".join(drawers[format_](steps)) + "\n")
 
 
-def _steps(session: Session, name: str | None) -> Steps:
-    if name is not None and Path(name).is_file():
-        pipeline = Pipeline.from_yaml(name, project=session.project)
-        session.announce_root(pipeline.paths.root)
-        return pipeline.plan().instances
+def _steps(
+    session: Session,
+    name: str | None,
+    overrides: tuple[str, ...],
+    config_dirs: tuple[Path, ...],
+) -> Steps:
+    if name is not None and (overrides or Path(name).is_file()):
+        return read_pipeline(session, Path(name), overrides, config_dirs).plan().instances
     return Pipeline.from_run(session.find_run(name)).plan().instances
 
 

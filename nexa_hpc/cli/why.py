@@ -7,6 +7,7 @@ import json
 import click
 
 from nexa_hpc.cli.completion import RUN_ARGUMENT, STEP_ARGUMENT
+from nexa_hpc.cli.one_step import AT_OPTION, one_of
 from nexa_hpc.cli.session import Session
 from nexa_hpc.core.artifacts import look
 from nexa_hpc.core.decisions import in_words
@@ -16,16 +17,16 @@ from nexa_hpc.core.keys import differences
 from nexa_hpc.core.paths import ProjectPaths
 from nexa_hpc.core.quoting import printable
 from nexa_hpc.core.runs import Run
-from nexa_hpc.errors import UnknownNameError, nearest
 from nexa_hpc.pipeline import Pipeline
 
 
 @click.command()
 @STEP_ARGUMENT
 @RUN_ARGUMENT
+@AT_OPTION
 @click.option("--key", "show_key", is_flag=True, help="Print the whole document behind the key.")
 @click.pass_obj
-def why(session: Session, step: str, run: str | None, show_key: bool) -> None:
+def why(session: Session, step: str, run: str | None, point: str | None, show_key: bool) -> None:
     """Explain what a run of the pipeline, as its file is now, would do with STEP, and why.
 
     Shows each field in which the step's key differs from that of its last other result.
@@ -35,13 +36,9 @@ def why(session: Session, step: str, run: str | None, show_key: bool) -> None:
       nexa-hpc why train
     """
     found = session.find_run(run)
-    instances = Pipeline.from_run(found).plan().instances
-    if step not in instances:
-        raise UnknownNameError(
-            f"pipeline '{found.pipeline}' has no step '{step}'" + nearest(step, instances),
-            hint=f"nexa-hpc status {found.id}",
-        )
-    instance = instances[step]
+    plan = Pipeline.from_run(found).plan()
+    step = one_of(plan, step, point, hint=f"nexa-hpc status {found.id}")
+    instance = plan.instances[step]
     print(f"{step}: {instance.action}: {printable(instance.reason)}")
     print(f"key: {instance.key}")
     if show_key:

@@ -119,6 +119,8 @@ def _look(path: Path) -> Finding:
     if seal is None:
         if not is_there(path):
             return Finding(Presence.ABSENT, reason="no result yet")
+        seal = _read_seal_listed(path)
+    if seal is None:
         return Finding(Presence.FOREIGN, reason="a folder without COMPLETE")
     try:
         raw = read_bytes(f"{path}/{META}")
@@ -140,15 +142,20 @@ def _look(path: Path) -> Finding:
 
 
 def _read_seal(path: Path) -> bytes | None:
-    """Return the content of COMPLETE, or None where a fresh listing has no such name.
+    """Return the content of COMPLETE, or None where it cannot be found at once.
 
-    A file that opens is there; only its absence takes the listing, for an NFS client repeats an old
+    A file that opens is there; only its absence takes listings, for an NFS client repeats an old
     "no" until it has listed the folder anew.
     """
     try:
         return read_bytes(f"{path}/{COMPLETE}")
     except (FileNotFoundError, NotADirectoryError):
-        return read_bytes(f"{path}/{COMPLETE}") if COMPLETE in list_names(path) else None
+        return None
+
+
+def _read_seal_listed(path: Path) -> bytes | None:
+    """Return the content of COMPLETE, or None where a fresh listing has no such name."""
+    return read_bytes(f"{path}/{COMPLETE}") if COMPLETE in list_names(path) else None
 
 
 def open_artifact(path: Path) -> Artifact:

@@ -12,7 +12,7 @@ What is made is its maker's alone, or shared as the folder is in which it is mad
 from __future__ import annotations
 
 import errno
-import json
+import hashlib
 import os
 import re
 import socket
@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from nexa_hpc.core.access import PRIVATE, Access, access_in, set_access, set_file_access
+from nexa_hpc.core.encoding import encoder
 
-_COPIED_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 20
 _TEMPORARY = re.compile(r"(?P<target>.+)\.tmp\.[^.]+\.[0-9]+\.[0-9a-f]{8}")
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_encode = encoder(ensure_ascii=False)
 _HOST = socket.gethostname().split(".")[0][:24]
 
 
@@ -56,6 +57,17 @@ def make_folder(path: Path, access: Access | None = None) -> None:
     except FileNotFoundError:
         make_folder(path.parent, access)
         make_folder(path, access)
+
+
+def make_private_folder(path: Path) -> None:
+    """Create `path`, which must not exist, for its maker alone; missing parents are shared as
+    `make_folder` has it.
+    """
+    try:
+        os.mkdir(path, PRIVATE.folder_mode)
+    except FileNotFoundError:
+        make_folder(path.parent)
+        os.mkdir(path, PRIVATE.folder_mode)
 
 
 def _make_one_folder(path: Path, access: Access) -> None:
@@ -95,7 +107,23 @@ def sync_file(path: Path) -> None:
         os.close(fd)
 
 
-def write_new_file(path: Path, content: bytes, access: Access | None = None) -> None:
+def sync_and_digest(path: str) -> tuple[int, str]:
+    """Make the content of `path` durable; return its size in bytes and its SHA-256."""
+    digest, size_bytes = hashlib.sha256(), 0
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        while chunk := os.read(fd, _PIECE_BYTES):
+            digest.update(chunk)
+            size_bytes += len(chunk)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    return size_bytes, digest.hexdigest()
+
+
+def write_new_file(
+    path: Path, content: bytes, access: Access | None = None, *, durable: bool = True
+) -> None:
     """Create `path`, which must not exist, with `content`, and fsync it (not its folder)."""
     access = access or access_in(path.parent)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, access.file_mode)
@@ -104,20 +132,21 @@ def write_new_file(path: Path, content: bytes, access: Access | None = None) -> 
         view = memoryview(content)
         while view:
             view = view[os.write(fd, view) :]
-        os.fsync(fd)
+        if durable:
+            os.fsync(fd)
     finally:
         os.close(fd)
 
 
 @contextmanager
-def _temporary_file(path: Path, content: bytes) -> Iterator[Path]:
+def _temporary_file(path: Path, content: bytes, *, durable: bool = True) -> Iterator[Path]:
     temporary = temporary_beside(path)
     try:
         try:
-            write_new_file(temporary, content)
+            write_new_file(temporary, content, durable=durable)
         except FileNotFoundError:
             make_folder(path.parent)
-            write_new_file(temporary, content)
+            write_new_file(temporary, content, durable=durable)
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
@@ -127,6 +156,17 @@ def write_file(path: Path, content: bytes | str) -> None:
     """Replace `path` by `content`: a reader sees the old file or the new one, never a part."""
     payload = content.encode() if isinstance(content, str) else content
     with _temporary_file(path, payload) as temporary:
+        os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a stream whose content replaces `path` once the context is left without an error."""
+    with _temporary_file(path, b"") as temporary:
+        with open(temporary, "r+b") as stream:
+            yield stream
+        sync_file(temporary)
         os.replace(temporary, path)
     sync_folder(path.parent)
 
@@ -159,17 +199,18 @@ def write_json(path: Path, value: Any) -> None:
     write_file(path, encode_json(value))
 
 
-def create_once(path: Path, value: Any, *, settle: bool = True) -> bool:
+def create_once(path: Path, value: Any, *, settle: bool = True, durable: bool = True) -> bool:
     """Create `path` holding `value` as JSON, or return False when it already exists.
 
     The content is durable before the name exists; `settle` makes the name durable as well, which a
-    caller may leave to a later write in the same folder.
+    caller may leave to a later write in the same folder. Of a file that is not to be `durable` a
+    power cut may take the name, or the content alone; who reads it must be content with either.
 
     Of any number of callers on any number of hosts exactly one gets True: `link` is the arbiter.
     A link whose reply was lost reports EEXIST after it succeeded (link(2), NFS); the link count of
     our temporary file tells.
     """
-    with _temporary_file(path, encode_json(value)) as temporary:
+    with _temporary_file(path, encode_json(value), durable=durable) as temporary:
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -178,7 +219,7 @@ def create_once(path: Path, value: Any, *, settle: bool = True) -> bool:
         except OSError as error:
             if error.errno != errno.ESTALE or os.stat(temporary).st_nlink != 2:
                 raise
-    if settle:
+    if settle and durable:
         sync_folder(path.parent)
     return True
 
@@ -205,6 +246,11 @@ def replace_link(link: Path, target: str, access: Access | None = None) -> None:
         raise
 
 
+def new_link(link: Path, target: str) -> None:
+    """Make the symlink `link` in a folder that is not in use yet."""
+    os.symlink(target, link)
+
+
 def rename_folder(source: Path, target: Path) -> bool:
     """Rename the folder `source` to `target`; return False when `target` is there and not empty."""
     try:
@@ -222,6 +268,15 @@ def remove_tree(path: Path) -> OSError | None:
 
     What another client holds open (`.nfs…`) or another user owns stays behind.
     """
+    try:
+        # Most often it is empty, or gone already: one call, where a walk takes ten.
+        os.rmdir(path)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        pass
+    else:
+        return None
     # Imported here: it brings the compression libraries along, and `status` removes nothing.
     import shutil
 
@@ -251,7 +306,7 @@ def copy_file(source: Path, target: Path) -> None:
     import shutil
 
     with source.open("rb") as stream, target.open("xb") as copy:
-        shutil.copyfileobj(stream, copy, _COPIED_BYTES)
+        shutil.copyfileobj(stream, copy, _PIECE_BYTES)
         copy.flush()
         os.fchmod(copy.fileno(), os.fstat(stream.fileno()).st_mode & 0o777)
         os.fsync(copy.fileno())

@@ -6,12 +6,11 @@ Called by `keys`, `digests`, `artifacts` and `registry`. Standard library alone.
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import Any
 
-_encode = json.JSONEncoder(
-    ensure_ascii=True, sort_keys=True, separators=(",", ":"), allow_nan=False
-).encode
+from nexa_hpc.core.encoding import encoder
+
+_encode = encoder(ensure_ascii=True, sort_keys=True, separators=(",", ":"))
 
 
 def canonical_json(value: Any) -> str:

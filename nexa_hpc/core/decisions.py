@@ -14,6 +14,7 @@ from nexa_hpc.core.history import History
 from nexa_hpc.core.instances import RUN, SKIP, Instance
 from nexa_hpc.core.keys import Difference, differences
 from nexa_hpc.core.paths import ProjectPaths
+from nexa_hpc.core.reading import list_names
 from nexa_hpc.core.records import read_attempts
 from nexa_hpc.core.results import cached_words, find_result, is_sealed, lost_words
 from nexa_hpc.core.states import State
@@ -21,6 +22,7 @@ from nexa_hpc.core.tasks import make_task
 from nexa_hpc.errors import NexaError
 
 _FIELDS_SHOWN = 3
+_PARENTS_SHOWN = 3
 
 
 class Decision(NamedTuple):
@@ -45,6 +47,8 @@ class Decider:
         self._glance = glance
         self._paths = paths
         self._handlers = handlers
+        self._recorded: dict[str, frozenset[str]] = {}
+        """Folder of records -> the keys in it: listed once, and not looked for one by one."""
         self._history = History(paths.pipeline(pipeline), paths)
 
     def decide(self, instance: Instance, above: Mapping[str, Instance]) -> Decision:
@@ -61,10 +65,12 @@ class Decider:
     def _decide_effect(self, instance: Instance, above: Mapping[str, Instance]) -> Decision:
         waiting = [parent for parent in instance.parents if above[parent].action == RUN]
         if waiting:
-            return Decision(RUN, f"after {', '.join(waiting)}")
-        task = make_task(instance, {**above, instance.step: instance}, self._paths)
+            more = len(waiting) - _PARENTS_SHOWN
+            named = ", ".join(waiting[:_PARENTS_SHOWN])
+            return Decision(RUN, f"after {named}" + (f" and {more} more" if more > 0 else ""))
         try:
-            held = self._handlers[instance.step].holds(task)
+            task = make_task(instance, {**above, instance.step: instance}, self._paths)
+            held = self._handlers[instance.step_id].holds(task)
         except NexaError:
             # It cannot be told before it is tried; the step itself will say what is wrong.
             held = None
@@ -84,7 +90,11 @@ class Decider:
 
     def _last_attempt(self, instance: Instance) -> str | None:
         """Return how the newest attempt at this very key ended, if there was one."""
-        attempts = read_attempts(self._paths.records(instance.key))
+        folder = self._paths.records(instance.key)
+        shard = str(folder.parent)
+        if shard not in self._recorded:
+            self._recorded[shard] = frozenset(list_names(folder.parent))
+        attempts = read_attempts(folder) if folder.name in self._recorded[shard] else []
         if not attempts:
             return None
         run, end = attempts[-1].claim.get("run"), attempts[-1].end

@@ -54,7 +54,7 @@ class Digester:
         """
         if mode == "none":
             return InputDigest("none", "none")
-        entries = sorted(_walk(path, ".", ()), key=lambda entry: entry[0])
+        entries = sorted(files_below(path), key=lambda entry: entry[0])
         stats = [[name, s.st_size, s.st_mtime_ns] for name, s in entries]
         signature = sha256_json(stats)
         if mode == "stat":
@@ -106,8 +106,8 @@ def host_name() -> str:
     return socket.gethostname().split(".")[0] or "localhost"
 
 
-def _walk(
-    path: Path, name: str, above: tuple[tuple[int, int], ...]
+def files_below(
+    path: Path, name: str = ".", above: tuple[tuple[int, int], ...] = ()
 ) -> Iterator[tuple[str, os.stat_result]]:
     """Yield (relative name, stat) of every file at or below `path`; a lone file is named `.`.
 
@@ -127,7 +127,7 @@ def _walk(
     for entry in os.listdir(path):
         if entry != "__pycache__":
             below = entry if name == "." else f"{name}/{entry}"
-            yield from _walk(path / entry, below, (*above, this))
+            yield from files_below(path / entry, below, (*above, this))
 
 
 def _load(memory_file: Path | None) -> dict[str, list[Any]]:

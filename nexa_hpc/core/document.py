@@ -57,6 +57,8 @@ class Document:
     """The id of each mapping or list in `value` -> the line of each of its entries."""
     name: str
     """The file, as messages name it."""
+    text: str = ""
+    """What it was read from; empty for a pipeline made in Python."""
 
     def line_of(self, location: tuple[str | int, ...]) -> int | None:
         """Return the line of `location`, or of the nearest enclosing part that there is."""
@@ -95,10 +97,11 @@ def read_text(path: Path) -> bytes:
 
 def parse_document(text: bytes, name: str) -> Document:
     """Return the document in `text`, which messages call `name`; raises SpecError."""
-    _check_text(text, name)
+    decoded = _checked_text(text, name)
     try:
         with without_gc():
-            return _Builder(text, name).document()
+            value, lines = _Builder(text, name).document()
+            return Document(value, lines, name, decoded)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         message = ", ".join(part for part in (error.context, error.problem) if part)
@@ -126,14 +129,14 @@ def without_gc() -> Iterator[None]:
 _TOO_LARGE = f"larger than {MAX_BYTES >> 20} MB; this is no pipeline document"
 
 
-def _check_text(text: bytes, name: str) -> None:
+def _checked_text(text: bytes, name: str) -> str:
     if len(text) > MAX_BYTES:
         raise _refusal(name, None, _TOO_LARGE)
     zero = text.find(b"\0")
     if zero >= 0:
         raise _refusal(name, text.count(b"\n", 0, zero) + 1, "a binary file: it holds a NUL byte")
     try:
-        text.decode("utf-8")
+        return text.decode("utf-8")
     except UnicodeDecodeError as error:
         line = text.count(b"\n", 0, error.start) + 1
         raise _refusal(name, line, f"not UTF-8 text: {error.reason}") from error
@@ -163,8 +166,8 @@ class _Builder:
         self._nodes = 0
         self._deepest = 0
 
-    def document(self) -> Document:
-        """Return the only document of the stream."""
+    def document(self) -> tuple[dict[str, Any], Lines]:
+        """Return the only document of the stream, and its lines."""
         self._next()
         event = self._next()
         if type(event) is StreamEndEvent:
@@ -178,7 +181,7 @@ class _Builder:
         event = self._next()
         if type(event) is not StreamEndEvent:
             raise self._refuse(event, "a second document (`---`); keep one in each file")
-        return Document(value, self._lines, self._name)
+        return value, self._lines
 
     def _node(self, event: Any, depth: int) -> Any:
         if type(event) is ScalarEvent and event.anchor is None:

@@ -1,7 +1,7 @@
 """A run's results as real files elsewhere: copied, compared byte by byte, whole or not at all.
 
     <dest>/<out>                  what a step declares
-    <dest>/<pipeline>/<step>      of a step without `out`
+    <dest>/<pipeline>/<step>      of a step without `out`, and of those of a sweep's points
 
 Each folder holds meta.json and COMPLETE as well, so it is an artifact by itself. Called by the
 command `artifacts export`. Standard library alone.
@@ -49,7 +49,7 @@ def _check_home(run: Run, home: Path) -> None:
 
 def _target(home: Path, run: Run, instance: Instance, name: str) -> Path:
     declared = instance.outputs[name]
-    if declared is None:
+    if declared is None or instance.points:
         return home / run.pipeline / instance.step
     # An absolute `out` keeps its names, below `home`.
     target = Path(os.path.normpath(f"{home}/{declared}"))

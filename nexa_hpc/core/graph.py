@@ -61,7 +61,13 @@ class Graph:
 
 def build_graph(steps: Sequence[Ordered], implied: Mapping[str, Iterable[str]]) -> Graph:
     """Return the graph of `steps`, in which `check_graph` has found nothing wrong."""
-    parents, data_parents = _parents(steps, implied)
+    return graph_of(*_parents(steps, implied))
+
+
+def graph_of(
+    parents: Mapping[str, tuple[str, ...]], data_parents: Mapping[str, tuple[str, ...]]
+) -> Graph:
+    """Return the graph with these edges, which have no cycles."""
     children: dict[str, list[str]] = {step_id: [] for step_id in parents}
     for step_id, above in parents.items():
         for parent in above:

@@ -15,6 +15,13 @@ A handler is any object (a module-level instance, or a module) with
     kind: str                optional: the `kind` of the artifact it makes
     effect: bool             optional: its result is a change elsewhere, never cached by content
     holds(task) -> str | None            for effects: why nothing is left to do, or None
+    metric_of(step) -> (key, name) | None   optional: what may be the id of a step above whose
+                             metrics it reads, and where that is written
+    once: bool               optional: has one place to change, for which the points of a sweep
+                             would fight: only for steps with `scope: sweep`
+    light: bool              optional: takes seconds and hardly any memory, as notes in a registry
+    resumable: bool | (params) -> bool   optional: saves when asked to stop (SIGTERM), and a later
+                             attempt goes on from `task.resume`
 
 or a plain function, which is then its `run`. `run` is called with the keyword arguments that it
 names, out of the fields and properties of `Task` (`task` itself is one of them). Built-in handlers
@@ -28,13 +35,16 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from nexa_hpc.core.checkpoints import Checkpoint
+from nexa_hpc.core.environments import needs_process
 from nexa_hpc.core.instances import SINGLE_OUTPUT
 from nexa_hpc.core.quoting import shown
+from nexa_hpc.core.ranks import ALONE, Ranks
 from nexa_hpc.core.user_code import import_project_module
 from nexa_hpc.errors import UserError, nearest
 
@@ -75,6 +85,16 @@ class StepView:
     """`out` as declared: name -> path; empty when the step declares none."""
     resources: Mapping[str, Any]
     project: Path
+    env: Mapping[str, Any] = field(default_factory=dict)
+    """`env` as declared; empty when the step is checked once more where it runs."""
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the step runs with another Python than this one, with other libraries.
+
+        Then only what needs none of them can be checked; where it starts, the rest is.
+        """
+        return needs_process(self.env)
 
     def param_or_input(self, name: str) -> Any:
         """Return what is declared under `name`, in `in` or in `params`, or None."""
@@ -106,10 +126,15 @@ class Task:
     project: Path
     registry: Path
     """The folder of the model registry."""
+    code: Path | None = None
+    """Where the project's code is found: a snapshot of it, or the project itself (None)."""
     upstream: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Every step above this one: id -> {"uses", "params", "inputs": {name: Path}, "key"}."""
+    """Every step above this one: its name in the run -> {"uses", "params", "inputs": {name: Path},
+    "key", "step": its id, "results": {output: folder}}."""
     labels: Mapping[str, str] = field(default_factory=dict)
     on_progress: Callable[[Progress], None] = lambda _: None
+    ranks: Ranks = ALONE
+    """Which of several tasks this is; all of them share the outputs and `work_dir`."""
 
     @property
     def out_dir(self) -> Path:
@@ -147,6 +172,8 @@ class Handler:
         self.version = str(getattr(target, "version", "1"))
         self.effect = bool(getattr(target, "effect", False))
         self.kind = str(getattr(target, "kind", "artifact"))
+        self.light = bool(getattr(target, "light", False))
+        self.once = bool(getattr(target, "once", False))
         self.input_params: Mapping[str, str] = getattr(target, "input_params", {})
         self.code_params: tuple[str, ...] = tuple(getattr(target, "code_params", ()))
         self._run = target.run if hasattr(target, "run") else target
@@ -167,6 +194,11 @@ class Handler:
             named = f": {shown(str(error.filename))}" if error.filename else ""
             return [(None, f"{error.strerror or error}{named}")]
 
+    def resumable(self, params: Mapping[str, Any]) -> bool:
+        """Return whether a step with `params` saves when asked to stop."""
+        resumable = getattr(self.target, "resumable", False)
+        return bool(resumable(params) if callable(resumable) else resumable)
+
     def warn(self, step: StepView) -> list[str]:
         """Return what the user should know of `step`, though it is not wrong."""
         warn = getattr(self.target, "warn", None)
@@ -182,6 +214,12 @@ class Handler:
         revision = getattr(self.target, "revision", None)
         return None if revision is None else revision(kind, name)
 
+    def metric_of(self, step: StepView) -> tuple[str, str] | None:
+        """Return the key among the params, and the step that it says the metrics of are read."""
+        metric_of = getattr(self.target, "metric_of", None)
+        found: tuple[str, str] | None = None if metric_of is None else metric_of(step)
+        return found
+
     def holds(self, task: Task) -> str | None:
         """Return why an effect has nothing left to do, or None."""
         holds = getattr(self.target, "holds", None)
@@ -189,20 +227,21 @@ class Handler:
 
     def run(self, task: Task) -> None:
         """Call the handler with the keyword arguments that its `run` names."""
-        self._run(**{name: getattr(task, name) for name in self._argument_names()})
+        self._run(**{name: getattr(task, name) for name in self._argument_names})
 
     def signature_problem(self) -> str | None:
         """Return what is wrong with the signature of `run`, or None."""
         if not callable(self._run):
             return f"{self.uses}: is neither a function nor something with a `run`"
         allowed = task_argument_names()
-        for name in self._argument_names():
+        for name in self._argument_names:
             if name not in allowed:
                 return f"{self.uses}: run() has no argument to offer for '{name}'" + (
                     nearest(name, allowed) or f" (it may take: {', '.join(sorted(allowed))})"
                 )
         return None
 
+    @cached_property
     def _argument_names(self) -> list[str]:
         parameters = inspect.signature(self._run).parameters.values()
         return [
@@ -225,7 +264,7 @@ def find_handler(uses: str, project: Path) -> Handler:
     or come from installed packages (entry points of group `nexa_hpc.handlers`).
     """
     if uses in BUILTIN:
-        return Handler(uses, _target(BUILTIN[uses], importlib.import_module))
+        return _builtin(uses)
     if ":" in uses:
         return Handler(uses, _target(uses, lambda name: import_project_module(name, project)))
     offered = _entry_points()
@@ -235,6 +274,11 @@ def find_handler(uses: str, project: Path) -> Handler:
         f"unknown handler '{uses}'" + nearest(uses, [*BUILTIN, *offered]),
         hint=f"built in: {', '.join(BUILTIN)}; or your own: your.module:function",
     )
+
+
+@lru_cache
+def _builtin(uses: str) -> Handler:
+    return Handler(uses, _target(BUILTIN[uses], importlib.import_module))
 
 
 def _entry_points() -> dict[str, Any]:

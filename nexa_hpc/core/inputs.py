@@ -14,10 +14,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nexa_hpc.core.artifacts import open_artifact, place_of
 from nexa_hpc.core.digests import Digester
@@ -28,7 +29,7 @@ from nexa_hpc.errors import NexaError, UserError, nearest
 
 MODELS_PREFIX = "models:"
 PACKAGE_PREFIX = "pkg://"
-_HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,25 @@ class StepPlace:
     effect: bool
 
 
+class Candidate(NamedTuple):
+    """A result among which the best is chosen: whose it is, and whose metrics speak for it."""
+
+    result: str
+    metrics: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the best point of a sweep is chosen."""
+
+    step: str
+    """The step whose `metrics.json` is read."""
+    metric: str
+    mode: str
+    """max or min."""
+    candidates: tuple[Candidate, ...] = ()
+
+
 @dataclass(frozen=True)
 class Reference:
     """One input as declared, and what its text means."""
@@ -50,13 +70,33 @@ class Reference:
     """Where it is written, for messages: `in.data` or `params.model`."""
     text: str
     kind: str
-    """step, path, version, package, hub."""
+    """step, best, path, version, package, hub."""
     digest: str = "content"
     path: Path | None = None
     step: str | None = None
     output: str | None = None
     below: str = ""
     """For a step: the path inside its output folder."""
+    choice: Choice | None = None
+    """For the best: among which results of `step`, and how."""
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The steps whose results are read."""
+        others = (self.choice.step,) if self.choice is not None else ()
+        return (self.step, *others) if self.step is not None else ()
+
+    def renamed(self, names: Mapping[str, str]) -> Reference:
+        """Return the reference with other names of steps; those that `names` leaves out stay."""
+        if self.step is None:
+            return self
+        if self.choice is None:
+            return replace(self, step=names.get(self.step, self.step))
+        pairs = [
+            Candidate(names.get(c.result, c.result), names.get(c.metrics, c.metrics))
+            for c in self.choice.candidates
+        ]
+        return replace(self, choice=replace(self.choice, candidates=tuple(dict.fromkeys(pairs))))
 
 
 @dataclass(frozen=True)
@@ -66,7 +106,8 @@ class ResolvedInput:
     name: str
     source: Mapping[str, Any]
     handed: Mapping[str, Any]
-    """{"path": …, "signature": …} or {"step": …, "output": …, "below": …} or {"revision": …}."""
+    """{"path": …, "signature": …}, {"step": …, "output": …, "below": …}, {"revision": …}, or
+    {"best": {"metric": …, "mode": …, "of": [[result, metrics], …]}, "output": …, "below": …}."""
 
 
 class References:
@@ -83,25 +124,26 @@ class References:
 
     def of_step(self, step: Any, handler: Handler) -> Iterator[Reference | tuple[str, str]]:
         """Yield each input of `step`, or (key, message) for one that means nothing."""
-        declared = [(n, f"in.{n}", i.path, i.digest, "path") for n, i in step.inputs.items()]
+        for name, given in step.inputs.items():
+            place = f"in.{name}"
+            kind = handler.input_params.get(name, "path")
+            if given.step is not None:
+                yield _told(place, partial(self._best, name, given))
+            else:
+                tell = partial(self._tell, step.id, name, place, given.path, given.digest, kind)
+                yield _told(place, tell)
         for name, kind in handler.input_params.items():
-            value = step.params.get(name)
+            value, place = step.params.get(name), f"params.{name}"
             if value is None:
                 continue
             if name in step.inputs:
-                yield f"params.{name}", f"'{name}' is given in `in` as well; keep one"
+                yield place, f"'{name}' is given in `in` as well; keep one"
             elif not isinstance(value, str):
-                yield f"params.{name}", f"expected text, got {type(value).__name__}"
+                yield place, f"expected text, got {type(value).__name__}"
             else:
-                declared.append((name, f"params.{name}", value, "content", kind))
-        for name, place, text, digest, kind in declared:
-            kind = handler.input_params.get(name, kind)
-            try:
-                yield self._tell(step.id, name, place, text, digest, kind)
-            except NexaError as error:
-                yield place, f"{error} ({error.hint})" if error.hint else str(error)
-            except OSError as error:
-                yield place, f"cannot be looked at: {error.strerror}"
+                yield _told(
+                    place, partial(self._tell, step.id, name, place, value, "content", kind)
+                )
 
     def _tell(
         self, step: str, name: str, place: str, text: str, digest: str, kind: str
@@ -117,11 +159,32 @@ class References:
         path = Path(os.path.abspath(self._root / text))
         if path.exists():
             return Reference(name, place, text, "path", digest, path=path)
-        if kind in ("model", "dataset") and _HUB_NAME.fullmatch(text):
+        if kind in ("model", "dataset") and HUB_NAME.fullmatch(text):
             return Reference(name, place, text, "hub")
         raise UserError(
             f"no such file or folder, and no step has this `out`: {text}"
             + nearest(text, [*self._known_texts(), *self._places])
+        )
+
+    def _best(self, name: str, given: Any) -> Reference:
+        if given.step not in self._places:
+            raise UserError(f"unknown step '{given.step}'" + nearest(given.step, self._places))
+        _, output, below = self._by_id(self._places[given.step], given.path)
+        first, _, rest = given.metric.partition(".")
+        judged = (first, rest) if rest and first in self._places else (given.step, given.metric)
+        if self._places[judged[0]].effect:
+            raise UserError(f"step '{judged[0]}' changes something elsewhere; it has no metrics")
+        choice = Choice(*judged, given.mode)
+        text = f"{given.step} with the {given.mode} of {given.metric}"
+        return Reference(
+            name,
+            f"in.{name}",
+            text,
+            "best",
+            step=given.step,
+            output=output,
+            below=below,
+            choice=choice,
         )
 
     def _produced(self, step: str, text: str) -> tuple[str, str, str] | None:
@@ -159,9 +222,16 @@ class References:
 class Resolver:
     """Digests references; one for each planning."""
 
-    def __init__(self, registry: Registry, digester: Digester) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        digester: Digester,
+        fetched: Callable[[str, str], str | None] = lambda kind, name: None,
+    ) -> None:
+        """`fetched` tells which revision of a hub's name is here already, and is what steps see."""
         self._registry = registry
         self._digester = digester
+        self._fetched = fetched
 
     def resolve(
         self, reference: Reference, keys: Mapping[str, str], handler: Handler
@@ -173,10 +243,12 @@ class Resolver:
         """
         if reference.kind == "step":
             return self._of_step(reference, keys)
+        if reference.choice is not None:
+            return _of_best(reference, reference.choice, keys)
         if reference.kind == "version":
             return self._of_version(reference)
         if reference.kind == "hub":
-            return _of_hub(reference, handler)
+            return self._of_hub(reference, handler)
         return self._of_path(reference)
 
     def _of_step(self, reference: Reference, keys: Mapping[str, str]) -> ResolvedInput:
@@ -192,6 +264,12 @@ class Resolver:
             {"artifact": version.artifact_hash},
             {"path": str(version.path), "version": f"{version.model}@{version.number}"},
         )
+
+    def _of_hub(self, reference: Reference, handler: Handler) -> ResolvedInput:
+        kind = handler.input_params[reference.name]
+        revision = self._fetched(kind, reference.text) or handler.revision(kind, reference.text)
+        source = {"hub": reference.text, "revision": revision}
+        return ResolvedInput(reference.name, source, {"revision": revision})
 
     def _of_path(self, reference: Reference) -> ResolvedInput:
         assert reference.path is not None
@@ -228,11 +306,24 @@ def package_path(text: str) -> Path:
     raise UserError(f"{text}: the package '{package}' holds no '{rest}'")
 
 
-def _of_hub(reference: Reference, handler: Handler) -> ResolvedInput:
-    kind = handler.input_params[reference.name]
-    revision = handler.revision(kind, reference.text)
-    source = {"hub": reference.text, "revision": revision}
-    return ResolvedInput(reference.name, source, {"revision": revision})
+def _told(place: str, tell: Callable[[], Reference]) -> Reference | tuple[str, str]:
+    """Return what `tell` says of the input at `place`, or what is wrong with it."""
+    try:
+        return tell()
+    except NexaError as error:
+        return place, f"{error} ({error.hint})" if error.hint else str(error)
+    except OSError as error:
+        return place, f"cannot be looked at: {error.strerror}"
+
+
+def _of_best(reference: Reference, choice: Choice, keys: Mapping[str, str]) -> ResolvedInput:
+    by_key = {(keys[c.result], keys[c.metrics]): c for c in choice.candidates}
+    how = {"metric": choice.metric, "mode": choice.mode}
+    where = {"output": reference.output, "below": reference.below}
+    # By their keys, so that the order of the points means nothing.
+    source = {"best_of": [list(pair) for pair in sorted(by_key)], **how, **where}
+    of = [[by_key[pair].result, by_key[pair].metrics] for pair in sorted(by_key)]
+    return ResolvedInput(reference.name, source, {"best": {**how, "of": of}, **where})
 
 
 def _below(path: Path, folder: Path) -> str:

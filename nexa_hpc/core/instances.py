@@ -7,7 +7,7 @@ the worker and the light commands need neither the YAML nor its validation. Stan
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ class Instance:
     """A step at a point, named by its step key."""
 
     step: str
+    """Its name in the run: the step's id, and in a sweep the part of the points' labels that tells
+    it from the step's other instances, as `train@learning_rate=3e-05`."""
     key: str
     uses: str
     kind: str
@@ -52,19 +54,56 @@ class Instance:
     """RUN or SKIP, as planned."""
     reason: str
     """Why, in words."""
+    retry: Mapping[str, Any] = field(default_factory=dict)
+    """What is tried again, where the step says so itself (`core.retries`)."""
+    light: bool = False
+    """Whether it may run wherever the driver does."""
+    resumable: bool = False
+    """Whether it saves when asked to stop."""
+    snapshot: bool = False
+    """Whether its job is to see the whole tracked source as it was at submission."""
+    declared_step: str = ""
+    """The id of the step in the document, where `step` is another name."""
+    points: tuple[str, ...] = ()
+    """The names of the points that it serves (`core.points`); empty in a plain run, and for a step
+    of the whole sweep."""
+
+    @property
+    def step_id(self) -> str:
+        """The id of the step in the document."""
+        return self.declared_step or self.step
 
     def decided(self, action: str, reason: str) -> Instance:
         """Return the instance with what is planned for it."""
-        return Instance(**{**vars(self), "action": action, "reason": reason})
+        return self.replaced(action=action, reason=reason)
+
+    def replaced(self, **fields: Any) -> Instance:
+        """Return the instance with other values in `fields`."""
+        # Two dozen fields set one by one, as a frozen class does it, take ten times as long.
+        instance = object.__new__(Instance)
+        vars(instance).update(vars(self), **fields)
+        return instance
+
+    def renamed(self, names: Mapping[str, str]) -> Instance:
+        """Return the instance with other names of instances in all its parts."""
+        return self.replaced(
+            step=names[self.step],
+            declared_step="" if names[self.step] == self.step_id else self.step_id,
+            parents=tuple(names[parent] for parent in self.parents),
+            inputs={name: _renamed(handed, names) for name, handed in self.inputs.items()},
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the instance as `plan.json` holds it; `from_json` is its inverse."""
-        return {**vars(self), "parents": list(self.parents)}
+        """Return the instance as `plan.json` holds it, without what is empty; `from_json` is its
+        inverse.
+        """
+        return {name: value for name, value in vars(self).items() if value or name not in _EMPTY}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Instance:
         """Return the instance that `to_json` wrote."""
-        return cls(**{**value, "parents": tuple(value["parents"])})
+        lists = {name: tuple(value.get(name, ())) for name in ("parents", "points")}
+        return cls(**{**_EMPTY, **value, **lists})
 
     def artifact_paths(self, paths: ProjectPaths) -> dict[str, Path]:
         """Return output name -> the store's folder; empty for an effect."""
@@ -73,6 +112,38 @@ class Instance:
         return artifact_paths(paths, self.key, self.outputs)
 
 
+def read_steps(handed: Mapping[str, Any]) -> list[str]:
+    """Return the instances whose results an input, as `Instance.inputs` has it, may read."""
+    if "best" in handed:
+        return [step for pair in handed["best"]["of"] for step in pair]
+    return [handed["step"]] if "step" in handed else []
+
+
+def _renamed(handed: Mapping[str, Any], names: Mapping[str, str]) -> Mapping[str, Any]:
+    if "best" in handed:
+        of = [[names[step] for step in pair] for pair in handed["best"]["of"]]
+        return {**handed, "best": {**handed["best"], "of": of}}
+    return {**handed, "step": names[handed["step"]]} if "step" in handed else handed
+
+
+_EMPTY: Mapping[str, Any] = {
+    "backend": None,
+    **dict.fromkeys(("effect", "light", "resumable", "snapshot"), False),
+    **{name: {} for name in ("params", "inputs", "sources", "outputs", "env", "resources")},
+    **{name: {} for name in ("labels", "resolved", "retry")},
+    "parents": (),
+    "points": (),
+    "declared_step": "",
+    "reason": "",
+}
+"""What `plan.json` leaves away; shared, as nobody changes an instance."""
+
+
 def artifact_paths(paths: ProjectPaths, key: str, outputs: Iterable[str]) -> dict[str, Path]:
     """Return output name -> the store's folder, for the outputs of `key`."""
-    return {name: paths.artifact(key, None if name == SINGLE_OUTPUT else name) for name in outputs}
+    return {name: paths.artifact(key, output_name(name)) for name in outputs}
+
+
+def output_name(name: str) -> str | None:
+    """Return how the store calls the output `name`: None for the only one."""
+    return None if name == SINGLE_OUTPUT else name

@@ -34,15 +34,17 @@ def key_document(
     env: Mapping[str, Any],
     code: Mapping[str, str],
     rerun: int,
+    resources: Mapping[str, Any] | None = None,
     roots: Mapping[str, Path],
 ) -> dict[str, Any]:
     """Return the document behind a step key.
 
     `inputs` maps a name to what identifies its content; `code` a source file to its digest; `env`
-    holds only what may change a result (container, variables). Text that starts with one of the
+    holds only what may change a result (container, variables); `resources` is given where the step
+    says that they may, too (`key_resources`). Text that starts with one of the
     named `roots` enters as the root's name and the rest, so that a moved project keeps its results.
     """
-    return {
+    document = {
         "format": FORMAT,
         "uses": uses,
         "handler_version": handler_version,
@@ -56,6 +58,8 @@ def key_document(
         "code": dict(code),
         "rerun": rerun,
     }
+    # Absent rather than empty: the keys of steps that do not ask for it stay as they were.
+    return document if resources is None else {**document, "resources": dict(resources)}
 
 
 def step_key(document: Mapping[str, Any]) -> str:

@@ -25,14 +25,14 @@ def attempt_tag(records: Path, attempt: int) -> str:
     return f"{records}/{attempt}"
 
 
-def end_leftovers(tag: str) -> int:
+def end_leftovers(tag: str, variable: str = TAG_VARIABLE) -> int:
     """Kill every process of ours that carries `tag`, wait until it is gone, and return how many.
 
     The calling process is spared: what a step starts may resume the run that the step is part of.
     """
     ended: set[int] = set()
     deadline = time.monotonic() + _PATIENCE_S
-    while (found := _tagged(tag)) and time.monotonic() < deadline:
+    while (found := _tagged(variable, tag)) and time.monotonic() < deadline:
         for pid in found:
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -43,8 +43,8 @@ def end_leftovers(tag: str) -> int:
     return len(ended)
 
 
-def _tagged(tag: str) -> list[int]:
-    wanted = f"{TAG_VARIABLE}={tag}".encode()
+def _tagged(variable: str, tag: str) -> list[int]:
+    wanted = f"{variable}={tag}".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         if folder.name == str(os.getpid()):

@@ -1,12 +1,14 @@
 """The links that `out` names: `artifacts/checkpoints/x -> ../.store/ab/abcd…`, swapped by rename.
 
-A link is a view of the store, made and repaired by `advance`; nothing reads a result through it.
+A point of a sweep has all of its `out`s below `multirun/<pipeline>/<label>/`. A link is a view of
+the store, made and repaired by `advance`; nothing reads a result through it.
 What stands at its place and is not a link of ours is never touched. Standard library alone.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from nexa_hpc.core import atomic
@@ -17,8 +19,24 @@ from nexa_hpc.core.reading import is_there
 from nexa_hpc.errors import ArtifactError
 
 
-def link_outputs(instance: Instance, paths: ProjectPaths) -> set[Path]:
-    """Point every declared `out` of `instance` at its artifact in the store.
+def out_links(
+    instance: Instance, paths: ProjectPaths, views: Sequence[Path] = ()
+) -> dict[str, list[Path]]:
+    """Return output name -> its links, for the outputs of `instance` that declare a place.
+
+    `views` are the folders of the points that it serves (`Run.views`), in a sweep.
+    """
+    roots = list(views) if instance.points else [paths.root]
+    return {
+        name: [Path(os.path.join(root, declared)) for root in roots]
+        for name, declared in instance.outputs.items()
+        # Of points, an absolute place would show the one that came last.
+        if declared is not None and not (instance.points and os.path.isabs(declared))
+    }
+
+
+def link_outputs(instance: Instance, paths: ProjectPaths, views: Sequence[Path] = ()) -> set[Path]:
+    """Point every link of `out_links` at its artifact in the store.
 
     Returns the folders in which a link changed, for the caller to sync when it has made its last.
     Raises ArtifactError when something else stands there, or the link cannot be made.
@@ -26,11 +44,10 @@ def link_outputs(instance: Instance, paths: ProjectPaths) -> set[Path]:
     if not any(instance.outputs.values()):
         return set()
     changed = set()
-    for name, target in instance.artifact_paths(paths).items():
-        declared = instance.outputs[name]
-        if declared is not None:
-            link = Path(os.path.join(paths.root, declared))
-            if _link(link, target, paths.store):
+    targets = instance.artifact_paths(paths)
+    for name, links in out_links(instance, paths, views).items():
+        for link in links:
+            if _link(link, targets[name], paths.store):
                 changed.add(link.parent)
     return changed
 

@@ -23,6 +23,7 @@ def project(run: Run, standings: Mapping[str, Standing]) -> dict[str, Any]:
         "run": run.id,
         "file": run.request.get("file"),
         "updated_at": now(),
+        **({"points": [point.to_json() for point in run.points]} if run.points else {}),
         "steps": {step: _entry(run, step, standings[step]) for step in run.instances},
     }
 

@@ -8,7 +8,6 @@ destination; the worker uses `Publication`. Standard library alone.
 from __future__ import annotations
 
 import os
-import stat
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ from nexa_hpc.core.artifacts import (
     look,
     open_artifact,
     payload_hash,
-    sha256_file,
 )
 from nexa_hpc.core.canonical import sha256_bytes
 from nexa_hpc.errors import ArtifactError
@@ -80,8 +78,7 @@ class Publication:
         Until it is published it is its maker's alone.
         """
         folder = atomic.temporary_beside(destination)
-        atomic.make_folder(folder.parent)
-        atomic.make_folder(folder, PRIVATE)
+        atomic.make_private_folder(folder)
         return cls(destination, folder)
 
     def publish(
@@ -198,9 +195,8 @@ def _describe(folder: Path, access: Access) -> dict[str, Any]:
     """Digest and fsync every file below `folder`: its `hash`, `bytes` and `files`."""
     files = {}
     for name in sorted(_payload_names(folder, access)):
-        path = folder / name
-        files[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        atomic.sync_file(path)
+        size_bytes, digest = atomic.sync_and_digest(f"{folder}/{name}")
+        files[name] = {"bytes": size_bytes, "sha256": digest}
     return {
         "hash": payload_hash(files),
         "bytes": sum(entry["bytes"] for entry in files.values()),
@@ -211,27 +207,34 @@ def _describe(folder: Path, access: Access) -> dict[str, Any]:
 def _payload_names(folder: Path, access: Access) -> list[str]:
     """Return the names of all files below `folder`, having shared what a group is to read."""
     names = []
-    for parent, folders, files in os.walk(folder, onerror=_raise):
-        for name in [*folders, *files]:
-            path = Path(parent, name)
-            relative = path.relative_to(folder).as_posix()
-            mode = path.lstat().st_mode
-            if relative in (META, COMPLETE):
-                raise ArtifactError(f"the payload holds a file named {relative}, which is reserved")
-            if not _is_text(relative):
-                raise ArtifactError(f"the payload holds a name that is not UTF-8: {relative!a}")
-            if stat.S_ISREG(mode):
-                names.append(relative)
-            elif not stat.S_ISDIR(mode):
-                raise ArtifactError(
-                    f"the payload holds {relative}, which is a link or a special file",
-                    hint="an artifact holds files and folders only: copy what the link points to",
-                )
-            if access.gid is not None:
-                set_access(path, access)
-        if parent != str(folder):
-            atomic.sync_folder(Path(parent))
+    waiting = [""]
+    while waiting:
+        below = waiting.pop()
+        with os.scandir(f"{folder}/{below}" if below else str(folder)) as entries:
+            for entry in entries:
+                name = f"{below}/{entry.name}" if below else entry.name
+                _check_entry(entry, name)
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(name)
+                else:
+                    names.append(name)
+                if access.gid is not None:
+                    set_access(Path(entry.path), access)
+        if below:
+            atomic.sync_folder(folder / below)
     return names
+
+
+def _check_entry(entry: os.DirEntry[str], name: str) -> None:
+    if name in (META, COMPLETE):
+        raise ArtifactError(f"the payload holds a file named {name}, which is reserved")
+    if not _is_text(name):
+        raise ArtifactError(f"the payload holds a name that is not UTF-8: {name!a}")
+    if not (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
+        raise ArtifactError(
+            f"the payload holds {name}, which is a link or a special file",
+            hint="an artifact holds files and folders only: copy what the link points to",
+        )
 
 
 def _is_text(name: str) -> bool:
@@ -241,8 +244,3 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _raise(error: OSError) -> None:
-    # os.walk passes over a folder that it cannot list; half a payload would be published.
-    raise error

@@ -16,6 +16,7 @@ from typing import Any
 from nexa_hpc.errors import StateError
 
 _STALE_RETRIES = 5
+_FIRST_BYTES = 1 << 16
 _PIECE_BYTES = 1 << 20
 
 
@@ -32,12 +33,13 @@ def read_bytes(path: Path | str) -> bytes:
 
 
 def _read(path: Path | str) -> bytes:
-    # By system calls: a file object costs more than reading the few hundred bytes of such a file.
+    # By system calls: a file object costs more than reading the few hundred bytes of such a file,
+    # and so does the memory for a large piece.
     fd = os.open(path, os.O_RDONLY)
     try:
-        content = piece = os.read(fd, _PIECE_BYTES)
+        content = piece = os.read(fd, _FIRST_BYTES)
         while piece:
-            piece = os.read(fd, _PIECE_BYTES)
+            piece = os.read(fd, _FIRST_BYTES if len(piece) < _FIRST_BYTES else _PIECE_BYTES)
             content += piece
         return content
     finally:

@@ -24,8 +24,9 @@ class Redactor:
     and so are the longer lines of one that has several.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
-        values = {os.environ.get(name, "").strip() for name in names}
+    def __init__(self, names: Iterable[str], *, values: Iterable[str] = ()) -> None:
+        """Know the present values of `names`, and `values`."""
+        values = {os.environ.get(name, "").strip() for name in names} | set(values)
         forms = {
             form.encode(errors="surrogateescape")
             for value in values
@@ -45,15 +46,18 @@ class Redactor:
 
     def chunks(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """Yield one stream of output without the secrets, however it is cut into `chunks`."""
-        if self._pattern is None:
-            yield from chunks
-            return
-        stream = _Stream(self._pattern, self._forms)
+        stream = self.stream()
         for chunk in chunks:
             if passed := stream.feed(chunk):
                 yield passed
         if rest := stream.rest():
             yield rest
+
+    def stream(self) -> RedactedStream:
+        """Return what one stream of output is fed to, piece by piece."""
+        if self._pattern is None:
+            return RedactedStream()
+        return _Stream(self._pattern, self._forms)
 
 
 def _forms(value: str) -> Iterator[str]:
@@ -74,7 +78,19 @@ def _forms(value: str) -> Iterator[str]:
         yield from (line for line in lines if len(line) >= _LEAST_LINE)
 
 
-class _Stream:
+class RedactedStream:
+    """One stream of output on its way, without the secrets; this one has none to look for."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return what can be passed on, now that `chunk` has come."""
+        return chunk
+
+    def rest(self) -> bytes:
+        """Return what was held back, at the stream's end."""
+        return b""
+
+
+class _Stream(RedactedStream):
     """Holds back what may be the beginning of a secret until it is known."""
 
     def __init__(self, pattern: re.Pattern[bytes], forms: list[bytes]) -> None:
@@ -85,13 +101,13 @@ class _Stream:
         self._held = b""
 
     def feed(self, chunk: bytes) -> bytes:
-        """Return what can be passed on, now that `chunk` has come."""
+        """See `RedactedStream`."""
         text = self._held + chunk
         passed, self._held = self._redacted(text, self._begins(text))
         return passed
 
     def rest(self) -> bytes:
-        """Return what was held back, at the stream's end."""
+        """See `RedactedStream`."""
         return self._pattern.sub(MASK, self._held)
 
     def _redacted(self, text: bytes, begins: int) -> tuple[bytes, bytes]:

@@ -17,7 +17,7 @@ from nexa_hpc.core.artifacts import (
     is_thrown_away,
     look,
 )
-from nexa_hpc.core.instances import Instance
+from nexa_hpc.core.instances import Instance, output_name
 from nexa_hpc.core.paths import ProjectPaths
 
 
@@ -31,8 +31,10 @@ def find_result(instance: Instance, paths: ProjectPaths) -> Finding:
 
 def is_sealed(instance: Instance, paths: ProjectPaths) -> bool:
     """Return whether all outputs of `instance` seem to have a COMPLETE: a glance, before a look."""
-    places = instance.artifact_paths(paths).values()
-    return bool(places) and all(os.access(f"{place}/{COMPLETE}", os.F_OK) for place in places)
+    if instance.effect or not instance.outputs:
+        return False
+    places = (paths.artifact_text(instance.key, output_name(name)) for name in instance.outputs)
+    return all(os.access(f"{place}/{COMPLETE}", os.F_OK) for place in places)
 
 
 def cached_words(artifact: Artifact) -> str:

@@ -20,13 +20,12 @@ from pathlib import Path
 
 from nexa_hpc.core.artifacts import COMPLETE
 from nexa_hpc.core.drivers import Driver, Life, Watch
-from nexa_hpc.core.instances import Instance
-from nexa_hpc.core.links import target_in
+from nexa_hpc.core.links import out_links, target_in
 from nexa_hpc.core.paths import PipelinePaths, ProjectPaths, RunPaths, sharded
 from nexa_hpc.core.reading import list_names
 from nexa_hpc.core.records import Attempt, unended_attempts
 from nexa_hpc.core.registry import Registry
-from nexa_hpc.core.runs import read_instances, run_ids
+from nexa_hpc.core.runs import Run, run_ids
 from nexa_hpc.core.settings import Retention
 from nexa_hpc.core.store import Stored, changed_at, key_of, size_of, stored
 from nexa_hpc.errors import StateError
@@ -176,7 +175,7 @@ class Keeper:
         """Return what a run's plan names; None when the run is gone, or not whole yet."""
         if place.folder not in self._plans:
             try:
-                instances = read_instances(place)
+                asked = self._asked(Run(self._paths, place))
             except FileNotFoundError:
                 return None
             except (OSError, LookupError, TypeError, AttributeError) as error:
@@ -184,7 +183,7 @@ class Keeper:
                     f"{place.plan} cannot be read ({error!r}), so nobody can say what it asks for",
                     hint="mend or remove that run; until then nothing is collected",
                 ) from error
-            self._plans[place.folder] = asked = self._asked(instances.values())
+            self._plans[place.folder] = asked
             self._known |= asked.keys
             self.links |= asked.links
         return self._plans[place.folder]
@@ -195,15 +194,19 @@ class Keeper:
         except StateError:
             pass  # It counts no more: all that is lost is which keys and links it knew.
 
-    def _asked(self, instances: Iterable[Instance]) -> _Asked:
+    def _asked(self, run: Run) -> _Asked:
         keys: set[str] = set()
         links: set[Path] = set()
-        for instance in instances:
+        for instance in run.instances.values():
             if not instance.effect:
                 keys.add(instance.key)
             handed = (value.get("path") for value in instance.inputs.values())
             keys.update(self._keys_at(Path(path) for path in handed if path))
-            links |= {Path(self._paths.root, out) for out in instance.outputs.values() if out}
+            links.update(
+                link
+                for of in out_links(instance, run.paths, run.views(instance)).values()
+                for link in of
+            )
         return _Asked(frozenset(keys), frozenset(links))
 
     def _look_at_link(self, link: Path) -> None:

@@ -8,7 +8,6 @@ other commands. Standard library alone.
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
 import socket
@@ -18,17 +17,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nexa_hpc.core import atomic
+from nexa_hpc.core import atomic, rounds
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.paths import PipelinePaths, ProjectPaths, RunPaths
+from nexa_hpc.core.points import Point
 from nexa_hpc.core.reading import list_names, read_json, read_json_or_none
-from nexa_hpc.core.records import newest_number, now
-from nexa_hpc.core.sharing import require_own
+from nexa_hpc.core.records import newest_claimed, newest_number, now
+from nexa_hpc.core.rounds import Part, numbered
+from nexa_hpc.core.sharing import require_own, user_name
+from nexa_hpc.core.stops import Stops
 from nexa_hpc.errors import StateError, UnknownNameError, nearest
 
 FORMAT = 1
 _NUMBER = re.compile(r"[1-9][0-9]*")
-_NUMBERED = re.compile(r"([1-9][0-9]*)\.json")
 
 
 @dataclass(frozen=True)
@@ -62,24 +63,44 @@ class Run:
         return read_instances(self.place) if self.planned is None else self.planned
 
     @cached_property
+    def points(self) -> tuple[Point, ...]:
+        """The points of the sweep, in their order; empty for a plain run."""
+        return tuple(Point.from_json(value) for value in self.request.get("points", ()))
+
+    def views(self, instance: Instance) -> list[Path]:
+        """Return the folders below which the points that `instance` serves have their `out`s."""
+        return [
+            self.paths.point_view(self.pipeline, self._labels[name]) for name in instance.points
+        ]
+
+    @cached_property
+    def _labels(self) -> Mapping[str, str]:
+        return {point.name: point.label for point in self.points}
+
+    @cached_property
     def secrets(self) -> frozenset[str]:
         """The names of all environment variables that a step calls secret: each step sees all."""
         return frozenset(n for i in self.instances.values() for n in i.env.get("secrets", ()))
 
     def attempts_before(self) -> Mapping[str, int]:
         """Return key -> the newest attempt that had ended before the present round."""
-        rounds = _round_numbers(self.place)
-        if not rounds:
-            return {}
-        present: Mapping[str, int] = read_json(_round_file(self.place, rounds[-1]))[
-            "attempts_before"
-        ]
-        return present
+        number = rounds.present_round(self.place)
+        before: Mapping[str, int] = rounds.read_round(self.place, number)["attempts_before"]
+        return before
 
     @property
     def cancelled(self) -> bool:
         """Whether `cancel` has left its marker since the present round began."""
         return self.place.cancelled.name in list_names(self.place.folder)
+
+    @property
+    def stopped(self) -> Mapping[str, str]:
+        """The instances stopped singly in the present round -> why, in words."""
+        return self._stops.now()
+
+    @cached_property
+    def _stops(self) -> Stops:
+        return Stops(self.place)
 
 
 def create_run(
@@ -114,15 +135,7 @@ def _write_run(
     atomic.write_json(staged.request, content)
     plan = {"format": FORMAT, "instances": [instance.to_json() for instance in planned]}
     atomic.write_json(staged.plan, plan)
-    _write_round(staged, 1, paths, planned)
-
-
-def user_name() -> str:
-    """Return the user's name, or the number where there is none (a container's uid)."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
+    rounds.write_round(staged, 1, _newest_attempts(paths, planned))
 
 
 def open_run(folder: Path) -> Run:
@@ -131,19 +144,29 @@ def open_run(folder: Path) -> Run:
     return Run(ProjectPaths.from_json(read_json(place.request)["paths"]), place)
 
 
-def begin_round(run: Run) -> None:
-    """Begin another round of `run`: what failed or was cancelled so far may be tried again."""
+def begin_round(run: Run, part: Part | None = None) -> None:
+    """Begin another round of `run`: what failed or was cancelled so far may be tried again.
+
+    With a `part`, only what that chose: all else stands as it did, and what it leaves out is not
+    started in this round.
+    """
     require_own(run.place.folder, "the run in")
-    number = max(_round_numbers(run.place), default=0) + 1
-    while not _write_round(run.place, number, run.paths, run.instances.values()):
+    before = dict(run.attempts_before()) if part is not None else {}
+    tried = [i for i in run.instances.values() if part is None or i.step in part.chosen]
+    number = rounds.present_round(run.place) + 1
+    # What a cancelled run has open is on its way out, whoever comes to record its end.
+    is_cancelled = run.cancelled
+    while not rounds.write_round(
+        run.place, number, before | _newest_attempts(run.paths, tried, open_=is_cancelled), part
+    ):
         number += 1
     run.place.cancelled.unlink(missing_ok=True)
 
 
-def mark_cancelled(run: Run) -> bool:
+def mark_cancelled(run: Run, why: str = "") -> bool:
     """Leave the marker that ends the present round; False when it was there."""
     require_own(run.place.folder, "the run in")
-    content = {"at": now(), "by": user_name(), "from": socket.gethostname()}
+    content = {"at": now(), "by": user_name(), "from": socket.gethostname(), "why": why}
     return atomic.create_once(run.place.cancelled, content)
 
 
@@ -168,6 +191,24 @@ def newest_run(paths: ProjectPaths, pipeline: str) -> Run | None:
     """Return the newest run of `pipeline`, or None when it has not run here."""
     ids = run_ids(paths.pipeline(pipeline))
     return Run(paths, paths.pipeline(pipeline).run(ids[-1])) if ids else None
+
+
+def is_asked(newest: Run | None, instance: Instance) -> bool:
+    """Return whether the pipeline's newest run, if it is another one, asks for this very result.
+
+    A point of a sweep has a place of its own: only that point with another result takes it.
+    """
+    if newest is None:
+        return True
+    if instance.points:
+        mine = set(instance.points)
+        return not any(
+            other.step_id == instance.step_id and other.key != instance.key
+            for other in newest.instances.values()
+            if mine.intersection(other.points)
+        )
+    asked = newest.instances.get(instance.step)
+    return asked is not None and asked.key == instance.key
 
 
 def all_runs(paths: ProjectPaths) -> list[Run]:
@@ -229,7 +270,7 @@ def is_file_of(run: Run, name: str) -> bool:
 def rerun_counts(pipeline: PipelinePaths) -> dict[str, int]:
     """Return step id -> how often a `rerun --from` has reached it."""
     folder = pipeline.reruns("x").parent
-    numbers = {step: _numbered(pipeline.reruns(step)) for step in list_names(folder)}
+    numbers = {step: numbered(pipeline.reruns(step)) for step in list_names(folder)}
     return {step: found[-1] for step, found in numbers.items() if found}
 
 
@@ -245,26 +286,13 @@ def _numbers(pipeline: PipelinePaths) -> list[int]:
     return sorted(int(name) for name in names if _NUMBER.fullmatch(name))
 
 
-def _round_numbers(place: RunPaths) -> list[int]:
-    return _numbered(place.rounds)
-
-
-def _numbered(folder: Path) -> list[int]:
-    """Return the numbers of the files `<n>.json` in `folder`, in order; others are not ours."""
-    matches = map(_NUMBERED.fullmatch, list_names(folder))
-    return sorted(int(match[1]) for match in matches if match is not None)
-
-
-def _round_file(place: RunPaths, number: int) -> Path:
-    return place.rounds / f"{number}.json"
-
-
-def _write_round(
-    place: RunPaths, number: int, paths: ProjectPaths, instances: Iterable[Instance]
-) -> bool:
-    ended = {i.key: newest_number(paths.records(i.key)) for i in instances if i.action != "SKIP"}
-    content = {"begun_at": now(), "attempts_before": {k: n for k, n in ended.items() if n}}
-    return atomic.create_once(_round_file(place, number), content)
+def _newest_attempts(
+    paths: ProjectPaths, instances: Iterable[Instance], *, open_: bool = False
+) -> dict[str, int]:
+    """Return key -> its newest attempt that has ended, or with `open_` its newest one."""
+    newest = newest_claimed if open_ else newest_number
+    found = {i.key: newest(paths.records(i.key)) for i in instances if i.action != "SKIP"}
+    return {key: number for key, number in found.items() if number}
 
 
 def last_cancel(run: Run) -> Mapping[str, Any] | None:

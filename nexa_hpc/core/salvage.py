@@ -8,13 +8,14 @@ of what was left out are kept quiet, for they would be echoes. Called by the pub
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ValidationError
 
 from nexa_hpc.core.document import Document
 from nexa_hpc.core.spec import PipelineSpec
-from nexa_hpc.errors import Problem
+from nexa_hpc.errors import Problem, SpecError
 
 _STEP_DEPTH = 2
 """Where a step begins in a location: ("steps", 3, …)."""
@@ -45,7 +46,16 @@ def salvage(document: Document) -> tuple[PipelineSpec, set[tuple[str, str]]] | N
         return None
 
 
-def is_echo(problem: Problem, left_out: set[tuple[str, str]]) -> bool:
+def with_further(
+    error: SpecError, found: Iterable[Problem], left_out: set[tuple[str, str]]
+) -> SpecError:
+    """Return `error` together with what else was `found`, apart from echoes of what it says."""
+    further = (problem for problem in found if not _is_echo(problem, left_out))
+    problems = dict.fromkeys([*error.problems, *further])
+    return SpecError(sorted(problems, key=lambda problem: problem.line or 0))
+
+
+def _is_echo(problem: Problem, left_out: set[tuple[str, str]]) -> bool:
     """Return whether `problem` is about a part that was left out."""
     key = (problem.key or "").partition(".")[0]
     return (str(problem.step), key) in left_out

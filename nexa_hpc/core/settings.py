@@ -5,6 +5,9 @@
       store: artifacts/.store         where results are kept
       registry: artifacts/.registry   versions and tags of models
       work: .nexa_state/work          scratch of running steps
+      envs: ~/.local/share/nexa_hpc/envs   environments by name; for all nodes to see
+      hub: null                       models and datasets that `fetch` brings; for all nodes to see
+      scratch: null                   for pipelines to refer to: ${paths.scratch}
       group: null                     the Unix group that shares results (`core/sharing.py`)
       hash_limit_gb: 50               inputs larger than this are not read to compute a key
       allow_absolute_out: false       whether `out` may be an absolute path
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from nexa_hpc.core.document import Document
 
 STATE_VARIABLE = "NEXA_HPC_STATE"
-_PLACES = ("state", "store", "registry", "work")
+_PLACES = ("state", "store", "registry", "work", "envs", "hub")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,10 @@ class Settings:
     store: str | None = None
     registry: str | None = None
     work: str | None = None
+    envs: str | None = None
+    hub: str | None = None
+    scratch: str | None = None
+    """For pipelines that refer to `${paths.scratch}`; nothing of ours lies there."""
     group: str | None = None
     hash_limit_gb: float = 50
     allow_absolute_out: bool = False
@@ -72,26 +79,50 @@ class Settings:
 
 
 def read_settings(root: Path) -> Settings:
-    """Return the settings of the project at `root`; raises SpecError with every problem found."""
+    """Return the settings in the project's own `nexa.yaml`; raises SpecError with every problem.
+
+    `compose.settings` has those of the site and the user below them.
+    """
+    own = given_settings(root)
+    return Settings(**own["paths"], retention=Retention(**own["retention"]))
+
+
+def given_settings(root: Path) -> dict[str, dict[str, Any]]:
+    """Return section -> what `nexa.yaml` gives; raises SpecError with every problem found."""
+    nothing: dict[str, dict[str, Any]] = {"paths": {}, "retention": {}}
     file = root / SETTINGS_NAME
     if not file.exists():
-        return Settings()
+        return nothing
     # Imported only here: YAML costs more than all the rest of `status`.
     from nexa_hpc.core.document import parse_document, read_text
 
     text = read_text(file)
     if all(line.strip()[:1] in (b"", b"#") for line in text.splitlines()):
-        return Settings()
-    return _settings(parse_document(text, str(file)))
+        return nothing
+    return _given(parse_document(text, str(file)))
 
 
-def _settings(document: Document) -> Settings:
+def wrong_setting(section: str, name: str, value: Any) -> str | None:
+    """Return what is wrong with `value` as the setting `name` of a section, or None.
+
+    Other names may stand in `paths`, for pipelines to refer to.
+    """
+    form = Retention if section == "retention" else Settings
+    known = [field.name for field in dataclasses.fields(form) if field.name != "retention"]
+    if name in known:
+        return _wrong(name, value)
+    if section == "paths":
+        return None
+    return f"unknown key '{shown(name)}'{nearest(name, known)} (allowed: {', '.join(known)})"
+
+
+def _given(document: Document) -> dict[str, dict[str, Any]]:
     problems = _unknown(document, (), document.value, ["paths", "retention"])
     retention = _section(document, "retention", Retention, problems)
     places = _section(document, "paths", Settings, problems)
     if problems:
         raise SpecError(problems)
-    return Settings(**places, retention=Retention(**retention))
+    return {"paths": places, "retention": retention}
 
 
 def _section(

@@ -8,6 +8,7 @@ library alone.
 
 from __future__ import annotations
 
+import getpass
 import os
 import stat
 from collections.abc import Iterator
@@ -20,6 +21,14 @@ from nexa_hpc.errors import UserError
 
 _READ_ONLY_BELOW = 2
 """Below <store>/<hh>/ all is published, and not even the group may change it."""
+
+
+def user_name() -> str:
+    """Return the user's name, or the number where there is none (a container's uid)."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def prepare(paths: ProjectPaths, group: str | None) -> None:
@@ -85,6 +94,12 @@ def require_own(folder: Path, what: str) -> None:
             "NEXA_HPC_STATE=FOLDER nexa-hpc run FILE",
         )
     refuse_if_anybodys(folder, what, found)
+
+
+def is_own(folder: Path) -> bool:
+    """Return whether `folder` is there and the caller's."""
+    found = _stat(folder)
+    return found is not None and found.st_uid == os.geteuid()
 
 
 def refuse_if_anybodys(folder: Path, what: str, found: os.stat_result | None = None) -> None:

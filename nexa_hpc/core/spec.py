@@ -1,8 +1,8 @@
 """The pipeline document as typed, frozen models: what may be written, and nothing else.
 
-`load_pipeline` reads a file, `parse_pipeline` a Document; both report every problem at once, as one
-SpecError. `Step` is also the public class of the Python interface. Values are checked, never filled
-in or resolved here: `${…}` stays as it is written. Called by planning and the public interface.
+`parse_pipeline` takes a Document and reports every problem at once, as one SpecError. `Step` is
+also the public class of the Python interface. Values are checked, never filled in or resolved here:
+`${…}` stays as it is written. Called by planning and the public interface.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -24,10 +23,11 @@ from pydantic import (
     ValidationError,
 )
 
-from nexa_hpc.core.document import Document, read_document, without_gc
+from nexa_hpc.core.document import Document, without_gc
 from nexa_hpc.core.instances import SINGLE_INPUT, SINGLE_OUTPUT
 from nexa_hpc.core.paths import RESERVED_PIPELINE_NAMES
 from nexa_hpc.core.quoting import shown
+from nexa_hpc.core.retries import NO_RETRY, RetrySpec
 from nexa_hpc.core.spec_problems import (
     NAME_PATTERN,
     NAME_RULE,
@@ -89,12 +89,6 @@ def _step_ids(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _no_sweep(value: str | None) -> str | None:
-    if value is not None:
-        raise ValueError("steps of a whole sweep arrive with sweeps; not in this version")
-    return value
-
-
 def _free_name(value: str) -> str:
     if value in RESERVED_PIPELINE_NAMES:
         raise ValueError(f"'{value}' is a folder of .nexa_state itself; choose another name")
@@ -131,7 +125,15 @@ class Step(Frozen):
         default_factory=dict
     )
     key_resources: bool = False
-    scope: Annotated[Literal["sweep"] | None, AfterValidator(_no_sweep)] = None
+    retry: Annotated[RetrySpec, BeforeValidator(nothing_is_empty)] = Field(
+        default_factory=lambda: NO_RETRY
+    )
+    light: bool = False
+    """Takes seconds and hardly any memory: may run in the element of the step before it."""
+    snapshot: bool = False
+    """Run the project's whole tracked source as it was at submission, not only `code`."""
+    scope: Literal["sweep"] | None = None
+    """`sweep`: once, when all points are done, and not at each of them."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -153,6 +155,9 @@ class Step(Frozen):
             env: EnvSpec | Mapping[str, Any] | None = None,
             labels: Mapping[str, str] | None = None,
             key_resources: bool = False,
+            retry: RetrySpec | Mapping[str, Any] | None = None,
+            light: bool = False,
+            snapshot: bool = False,
             scope: str | None = None,
         ) -> None: ...
 
@@ -178,12 +183,6 @@ class PipelineSpec(Frozen):
         default_factory=dict
     )
     steps: Annotated[tuple[Step, ...], Field(strict=False), AfterValidator(_some_steps)]
-
-
-def load_pipeline(path: Path) -> tuple[PipelineSpec, Document]:
-    """Return the pipeline in the file `path`, and its Document; raises SpecError (all problems)."""
-    document = read_document(path)
-    return parse_pipeline(document), document
 
 
 def parse_pipeline(document: Document) -> PipelineSpec:
@@ -237,6 +236,6 @@ _STEP_DEFAULTS: dict[str, Any] = {
 
 
 def _input_to_json(declared: InputSpec) -> str | dict[str, str]:
-    if declared.digest == "content":
+    if declared.digest == "content" and declared.step is None:
         return declared.path
-    return {"path": declared.path, "digest": declared.digest}
+    return declared.model_dump(exclude_defaults=True)

@@ -48,14 +48,18 @@ Location = tuple[str | int, ...]
 
 
 def translate(
-    error: ValidationError, model: type[BaseModel], raw: Any, document: Document | None
+    error: ValidationError,
+    model: type[BaseModel],
+    raw: Any,
+    document: Document | None,
+    place: Location = ("pipeline",),
 ) -> list[Problem]:
     """Return the problems that pydantic found in `raw`, the value meant for `model`.
 
-    With a `document`, `raw` is its `pipeline`.
+    With a `document`, `raw` is what it holds at `place`.
     """
     found = error.errors(include_url=False)
-    problems = [_problem(details, model, raw, document) for details in found[:_MAX_PROBLEMS]]
+    problems = [_problem(details, model, raw, document, place) for details in found[:_MAX_PROBLEMS]]
     if len(found) > _MAX_PROBLEMS:
         name = document.name if document is not None else None
         problems.append(Problem(f"and {len(found) - _MAX_PROBLEMS:,} problems more", file=name))
@@ -70,8 +74,8 @@ def top_level_problems(document: Document, model: type[BaseModel]) -> list[Probl
 
     problems = []
     for key in document.value:
-        if key == "defaults":
-            message = "composing files (`defaults:`) arrives with Hydra; not in this version"
+        if key in ("defaults", "sweep"):
+            message = f"a document with `{key}:` is composed: read its file by Pipeline.from_yaml"
             problems.append(problem(key, message))
         elif key != "pipeline" and not key.startswith("x-"):
             where = "; write it under `pipeline:`" if key in _fields(model) else ""
@@ -103,7 +107,11 @@ def _node(step: Any, number: int) -> Node:
 
 
 def _problem(
-    details: ErrorDetails, model: type[BaseModel], raw: Any, document: Document | None
+    details: ErrorDetails,
+    model: type[BaseModel],
+    raw: Any,
+    document: Document | None,
+    place: Location,
 ) -> Problem:
     location = details["loc"]
     about_key = location[-1:] == ("[key]",)
@@ -118,7 +126,7 @@ def _problem(
     return Problem(
         message,
         file=document.name if document is not None else None,
-        line=document.line_of(("pipeline", *location)) if document is not None else None,
+        line=document.line_of((*place, *location)) if document is not None else None,
         step=step,
         key=key,
     )

@@ -81,10 +81,19 @@ class Frozen(BaseModel):
 
 
 class InputSpec(Frozen):
-    """One input of a step: where it is, and how it enters the step's key."""
+    """One input of a step: where it is, and how it enters the step's key.
 
-    path: PathText
+    Or, for a step of a whole sweep, the result of `step` at the best of the points.
+    """
+
+    path: PathText = ""
+    """With `step`: a path inside its result; empty for the whole folder."""
     digest: Literal["content", "stat", "none"] = "content"
+    step: Name | None = None
+    metric: Text | None = None
+    """By which the best point is chosen, in the `metrics.json` of `step`, or of another step whose
+    id comes first: `eval.accuracy`."""
+    mode: Literal["max", "min"] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -95,11 +104,24 @@ class InputSpec(Frozen):
         if isinstance(value, InputSpec):
             return value
         if isinstance(value, Mapping):
-            if "step" in value or "metric" in value:
-                message = "the best point of a sweep ({step, metric, mode}) is not in this version"
-                raise ValueError(message)
             return value
-        raise ValueError("expected a path, or {path: …, digest: content | stat | none}")
+        raise ValueError(
+            "expected a path, {path: …, digest: content | stat | none}, or "
+            "{step: …, metric: …, mode: max | min}"
+        )
+
+    @model_validator(mode="after")
+    def _one_form(self) -> InputSpec:
+        choosing = {"step": self.step, "metric": self.metric, "mode": self.mode}
+        absent = [name for name, value in choosing.items() if value is None]
+        if len(absent) == len(choosing):
+            if not self.path:
+                raise ValueError("write its `path`, or {step: …, metric: …, mode: max | min}")
+        elif absent:
+            raise ValueError(f"the best point is chosen by step, metric and mode: no {absent[0]}")
+        elif self.digest != "content":
+            raise ValueError("`digest` is for paths; a step's result is known by its key")
+        return self
 
 
 class SlurmSpec(Frozen):
@@ -148,6 +170,7 @@ class EnvSpec(Frozen):
     """How a step's process is started."""
 
     name: Name | None = None
+    """An environment that `env create` has made."""
     venv: PathText | None = None
     conda: PathText | None = None
     python: PathText | None = None
@@ -163,7 +186,7 @@ class EnvSpec(Frozen):
 
     @model_validator(mode="after")
     def _one_interpreter(self) -> EnvSpec:
-        _at_most_one(self, ("venv", "conda", "python"))
+        _at_most_one(self, ("name", "venv", "conda", "python"))
         return self
 
 

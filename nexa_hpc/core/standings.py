@@ -1,27 +1,31 @@
 """The fold: what is true of each instance of a run, from the store, the records and the processes.
 
-Precedence: valid COMPLETE > live process > newest attempt's end record > lost. Called by `advance`
-before every decision, and by `status`. Standard library alone.
+Precedence: valid COMPLETE > live process or job > newest attempt's end record > the scheduler's
+word > lost. Called by `advance` before every decision, and by `status`. Standard library alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from nexa_hpc.core.artifacts import Finding
 from nexa_hpc.core.drivers import Driver, Life, Watch
 from nexa_hpc.core.instances import SKIP, Instance
-from nexa_hpc.core.records import Attempt, read_attempts
+from nexa_hpc.core.paths import ProjectPaths
+from nexa_hpc.core.records import Attempt, now, read_attempts
 from nexa_hpc.core.results import cached_words, find_result, lost_words
 from nexa_hpc.core.runs import Run
 from nexa_hpc.core.states import Reason, Standing, State
+from nexa_hpc.core.trying import attempts_in_round, is_tried_again, rule_of
 
 _BLOCKING = {
     State.FAILED: "failed",
     State.BLOCKED: "is blocked",
     State.CANCELLED: "was stopped",
 }
+_MAY_BE_TRIED_AGAIN = (State.FAILED, State.CANCELLED)
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,34 @@ class Truth:
     standing: Standing
     attempt: Attempt | None = None
     life: Life | None = None
-    """Of the attempt's driver, where the attempt has no end record."""
+    """Of the attempt's driver or job, where the attempt has no end record."""
 
 
-def fold(run: Run, instance: Instance, before: Mapping[str, int], watch: Watch) -> Truth:
+class Observer(Protocol):
+    """Knows whether those who make attempts live: processes, and the jobs of a scheduler."""
+
+    def life(self, driver: Driver) -> Life:
+        """Say whether a process lives."""
+        ...
+
+    def job(self, paths: ProjectPaths, key: str, attempt: Attempt) -> tuple[Life, Standing]:
+        """Say whether the job of an attempt that has no end record lives, and where it stands.
+
+        When it has ended, the standing says how; PENDING means that the attempt is given back.
+        """
+        ...
+
+
+class Processes(Watch):
+    """Observes processes alone, where no scheduler is to be asked."""
+
+    def job(self, paths: ProjectPaths, key: str, attempt: Attempt) -> tuple[Life, Standing]:
+        """Know of a job only what the records say."""
+        where = f"handed over to Slurm on {attempt.claim.get('cluster')}"
+        return Life.UNKNOWN, Standing(attempt.state, message=where)
+
+
+def fold(run: Run, instance: Instance, before: Mapping[str, int], watch: Observer) -> Truth:
     """Return what is true of `instance`; `before` is `run.attempts_before()`."""
     truth = _fold(run, instance, before, watch)
     if truth.standing.state is State.FAILED:
@@ -43,7 +71,18 @@ def fold(run: Run, instance: Instance, before: Mapping[str, int], watch: Watch) 
     return truth
 
 
-def _fold(run: Run, instance: Instance, before: Mapping[str, int], watch: Watch) -> Truth:
+def fold_after(run: Run, instance: Instance, before: Mapping[str, int], watch: Observer) -> Truth:
+    """Return what is true of `instance` where this process has just come to the end of an attempt.
+
+    COMPLETED was recorded when the result had been published, so that is not looked at once more.
+    """
+    attempts = read_attempts(run.paths.records(instance.key))
+    if attempts and attempts[-1].state is State.COMPLETED:
+        return Truth(_standing(State.COMPLETED, attempts[-1], ""), attempts[-1])
+    return fold(run, instance, before, watch)
+
+
+def _fold(run: Run, instance: Instance, before: Mapping[str, int], watch: Observer) -> Truth:
     if instance.effect and instance.action == SKIP:
         return Truth(Standing(State.SKIPPED, message=instance.reason))
     finding = find_result(instance, run.paths)
@@ -55,24 +94,79 @@ def _fold(run: Run, instance: Instance, before: Mapping[str, int], watch: Watch)
         return Truth(_standing(State.COMPLETED, newest, ""), newest)
     if newest is None:
         return Truth(Standing(State.PENDING, message=lost_words(finding)))
-    if newest.end is None:
-        return _unended(newest, watch)
+    if newest.is_open:
+        truth = _unended(run.paths, instance.key, newest, watch)
+        if newest.end is None or truth.life is not Life.ENDED:
+            return truth
     if newest.number <= before.get(instance.key, 0):
         return Truth(Standing(State.PENDING, message=lost_words(finding)), newest)
     return Truth(_ended(newest, instance, lost_words(finding)), newest)
 
 
-def fold_all(run: Run, watch: Watch | None = None) -> dict[str, Standing]:
+def fold_all(run: Run, watch: Observer | None = None) -> dict[str, Standing]:
     """Return step id -> standing for the whole run, BLOCKED ones derived."""
-    observer = watch or Watch(run.paths.state)
+    observer = watch or Processes(run.paths.state)
     before = run.attempts_before()
+    stopped = run.stopped
     found: dict[str, Standing] = {}
     for step, instance in run.instances.items():
-        standing = fold(run, instance, before, observer).standing
+        truth = fold(run, instance, before, observer)
+        why = stopped.get(step)
+        standing = truth.standing
+        if why is None:
+            standing = awaiting_another_try(run, instance, before, truth) or standing
         if standing.state is State.PENDING:
             standing = blocked(instance, found) or standing
-        found[step] = standing
+        found[step] = as_stopped(standing, why)
     return found
+
+
+def as_stopped(standing: Standing, why: str | None) -> Standing:
+    """Return `standing` as that of an instance that was stopped singly; `why` is None if not.
+
+    A result, a live process or job, and a failure of this round stay what they are; but nothing is
+    begun or tried again.
+    """
+    if why is None or standing.state not in (State.PENDING, State.CANCELLED):
+        return standing
+    return replace(standing, state=State.CANCELLED, reason=None, message=why)
+
+
+def awaiting_another_try(
+    run: Run, instance: Instance, before: Mapping[str, int], truth: Truth
+) -> Standing | None:
+    """Return a PENDING standing where whoever advances the run tries a Slurm step again.
+
+    The caller knows that the instance was not stopped singly.
+    """
+    slurm = run.request.get("slurm") if truth.standing.state in _MAY_BE_TRIED_AGAIN else None
+    if slurm is None or truth.attempt is None or instance.scheduler != "slurm" or run.cancelled:
+        return None
+    if truth.standing.state is State.CANCELLED:
+        again = truth.attempt.claim.get("run") != run.id
+    else:
+        attempts = attempts_in_round(run.paths, instance.key, before)
+        again = is_tried_again(_as_ended(attempts, truth), rule_of(instance, slurm["policy"]))
+    if not again:
+        return None
+    return replace(
+        truth.standing,
+        state=State.PENDING,
+        message=f"to be tried again: {truth.standing.message}",
+    )
+
+
+def _as_ended(attempts: list[Attempt], truth: Truth) -> list[Attempt]:
+    """Return `attempts` with the end of the newest as it is about to be recorded."""
+    assert truth.attempt is not None
+    if truth.attempt.end is not None:
+        return attempts
+    end = {
+        "state": truth.standing.state.value,
+        "reason": truth.standing.reason,
+        "ended_at": now(),
+    }
+    return [*attempts[:-1], replace(truth.attempt, end=end)]
 
 
 def blocked(instance: Instance, above: Mapping[str, Standing]) -> Standing | None:
@@ -92,7 +186,11 @@ def _made_in(run: Run, instance: Instance, finding: Finding) -> bool:
     return bool(read_attempts(run.paths.records(instance.key)))
 
 
-def _unended(attempt: Attempt, watch: Watch) -> Truth:
+def _unended(paths: ProjectPaths, key: str, attempt: Attempt, watch: Observer) -> Truth:
+    if "batch" in attempt.claim:
+        life, said = watch.job(paths, key, attempt)
+        standing = _standing(said.state, attempt, said.message, said.reason)
+        return Truth(replace(standing, job=said.job or standing.job), attempt, life)
     if "driver" not in attempt.claim:
         # A power cut may take a claim's name and leave the start's; its process is gone as well.
         message = "its claim is gone"
@@ -129,8 +227,8 @@ def _standing(
         attempt=attempt.number,
         reason=reason,
         message=message,
-        job=attempt.claim.get("job"),
+        job=attempt.job,
         started_at=(attempt.start or {}).get("started_at"),
         ended_at=(attempt.end or {}).get("ended_at"),
-        log=attempt.claim.get("log"),
+        log=attempt.log,
     )

@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from nexa_hpc.core.best import choose
 from nexa_hpc.core.checkpoints import Checkpoint
 from nexa_hpc.core.handlers import Progress, Task
 from nexa_hpc.core.instances import Instance, artifact_paths
 from nexa_hpc.core.paths import ProjectPaths
+from nexa_hpc.core.ranks import ALONE, Ranks
 
 Instances = Mapping[str, Instance]
 
@@ -27,6 +29,7 @@ def make_task(
     work_dir: Path | None = None,
     resume: Checkpoint | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    ranks: Ranks = ALONE,
 ) -> Task:
     """Return the task for one attempt at `instance`; `instances` is its whole plan by step id."""
     return Task(
@@ -51,17 +54,24 @@ def make_task(
         upstream=_upstream(instance, instances, paths),
         labels=instance.labels,
         on_progress=on_progress,
+        ranks=ranks,
     )
 
 
 def input_paths(instance: Instance, instances: Instances, paths: ProjectPaths) -> dict[str, Path]:
-    """Return input name -> absolute path; steps' results are named by their place in the store."""
+    """Return input name -> absolute path; steps' results are named by their place in the store.
+
+    Raises StepError where the best of several cannot be told.
+    """
     found = {}
     for name, handed in instance.inputs.items():
         if "path" in handed:
             found[name] = Path(handed["path"])
         elif "step" in handed:
             found[name] = step_path(handed, instances, paths)
+        elif "best" in handed:
+            chosen = {**handed, "step": choose(handed, instances, paths).step}
+            found[name] = step_path(chosen, instances, paths)
     return found
 
 
@@ -87,6 +97,8 @@ def _upstream(
             "params": above.params,
             "inputs": input_paths(above, instances, paths),
             "key": above.key,
+            "step": above.step_id,
+            "results": above.artifact_paths(paths),
         }
         waiting.extend(above.parents)
     return found

@@ -3,7 +3,8 @@
 A notebook keeps modules loaded after their files were edited, and Python takes byte code for
 current when a file's size and second of change agree. Either would publish an old function's result
 under the new source's key. So project files are compiled from their text, and loaded again when one
-of them has changed. Called by `handlers.find_handler`. Standard library alone.
+of them has changed, or when another project's module of that name has come between. Called by
+`handlers.find_handler`. Standard library alone.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from nexa_hpc.core.code import imported_sources
 from nexa_hpc.core.sharing import refuse_if_anybodys
 
 _States = dict[Path, tuple[int, ...]]
-_loaded: dict[tuple[str, Path], _States] = {}
+# Module name and project root -> the module, and its project files as they were.
+_loaded: dict[tuple[str, Path], tuple[ModuleType, _States]] = {}
 
 
 def import_project_module(name: str, project: Path) -> ModuleType:
@@ -31,14 +33,15 @@ def import_project_module(name: str, project: Path) -> ModuleType:
     or when anybody may put files into `project`.
     """
     refuse_if_anybodys(project, "the project root")
-    if str(project) not in sys.path:
-        sys.path.insert(0, str(project))
+    _put_first(str(project))
     known = _loaded.get((name, project))
-    if known is not None and name in sys.modules and known == _states(list(known)):
-        return sys.modules[name]
+    if known is not None:
+        module, states = known
+        if sys.modules.get(name) is module and states == _states(list(states)):
+            return module
     files = imported_sources(name, project)
     states = _states(files)
-    _forget(set(files))
+    _forget({*files, *_files_of_others(project)})
     importlib.invalidate_caches()
     finder = _FromText(set(files))
     sys.meta_path.insert(0, finder)
@@ -46,8 +49,21 @@ def import_project_module(name: str, project: Path) -> ModuleType:
         module = importlib.import_module(name)
     finally:
         sys.meta_path.remove(finder)
-    _loaded[name, project] = states
+    _loaded[name, project] = module, states
     return module
+
+
+def _put_first(folder: str) -> None:
+    """Have Python look for modules in `folder` before it looks in other projects."""
+    if sys.path[:1] != [folder]:
+        sys.path[:] = [folder, *(entry for entry in sys.path if entry != folder)]
+
+
+def _files_of_others(project: Path) -> set[Path]:
+    """Return the files that were loaded for projects other than this one."""
+    return {
+        file for (_, root), (_, states) in _loaded.items() if root != project for file in states
+    }
 
 
 class _FromText(MetaPathFinder):

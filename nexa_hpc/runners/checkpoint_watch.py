@@ -3,7 +3,8 @@
 A command writes checkpoints as it likes; nobody tells us when one is whole. A match is sealed when
 two looks find it unchanged, or when it took another file's place since the last look, as a rename
 does. Commands that write under another name and rename are therefore always safe; ones that write
-in place are, once a look's interval has passed. Used by `runners.command`.
+in place are, once a look's interval has passed. Of a folder, its writer may also be known to write
+one file last. Used by `runners.command` and by training with axolotl.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ _State = tuple[int, int, int]
 
 
 class CheckpointWatch:
-    """Looks at the matches of `pattern` below `work_dir` again and again."""
+    """Looks at the matches of `pattern` below `work_dir` again and again.
 
-    def __init__(self, work_dir: Path, pattern: str) -> None:
+    With `last_file`, a folder counts only when it holds the file of that name.
+    """
+
+    def __init__(self, work_dir: Path, pattern: str, last_file: str | None = None) -> None:
         self._work_dir = work_dir
         self._pattern = pattern
+        self._last_file = last_file
         self._seen: dict[Path, _State] = {}
         self._sealed: dict[Path, _State] = {}
 
@@ -44,6 +49,8 @@ class CheckpointWatch:
         found: dict[Path, _State] = {}
         for match in self._work_dir.glob(self._pattern):
             if match.relative_to(self._work_dir).parts[0] in checkpoints.OWN_FOLDERS:
+                continue
+            if self._last_file and not (match / self._last_file).is_file():
                 continue
             for file in match.rglob("*") if match.is_dir() else [match]:
                 try:

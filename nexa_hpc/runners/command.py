@@ -1,8 +1,9 @@
 """`runners.command`: a shell command as a step.
 
 Params: `command` (text for bash, run with `-e -o pipefail` from the project root), `code` (files
-and folders digested into the key), `checkpoint: {glob, signal}`; every other param reaches the
-command as `$PARAM_<name>`. The text itself is literal: nothing is filled in by us. The command sees
+and folders digested into the key), `checkpoint: {glob, signal}`, `launcher` (see `launchers`);
+every other param reaches the command as `$PARAM_<name>`. The text itself is literal: nothing is
+filled in by us. The command sees
 
     $OUT             the folder to fill ($OUT_<name> for each of several outputs)
     $WORK            scratch of this attempt
@@ -11,10 +12,11 @@ command as `$PARAM_<name>`. The text itself is literal: nothing is filled in by 
     $PARAM_<name>    each other param: text as it is, true/false, anything nested as JSON
     $PYTHON          the interpreter that runs nexa_hpc
 
-where characters of a name that a shell variable cannot hold are written `_`. With `checkpoint`,
-files matching `glob` below $WORK are sealed as soon as two looks a second apart find them
-unchanged, and once more when the command was asked to stop and did: write them under another name
-and rename them.
+and under a `launcher` other than none MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE, LOCAL_RANK,
+LOCAL_WORLD_SIZE, NNODES and NODE_RANK, as torch.distributed reads them. Characters of a name that
+a shell variable cannot hold are written `_`. With `checkpoint`, files matching `glob` below $WORK
+are sealed as soon as two looks a second apart find them unchanged, and once more when the command
+was asked to stop and did: write them under another name and rename them.
 """
 
 from __future__ import annotations
@@ -27,18 +29,23 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from nexa_hpc.core.handlers import StepView, Task
 from nexa_hpc.core.instances import SINGLE_OUTPUT
+from nexa_hpc.core.leftovers import end_leftovers
 from nexa_hpc.core.quoting import shown
-from nexa_hpc.errors import CommandError, nearest
+from nexa_hpc.errors import nearest
+from nexa_hpc.runners import launchers
 from nexa_hpc.runners.checkpoint_watch import CheckpointWatch
-from nexa_hpc.runners.process_group import ask_to_stop, signal_group
+from nexa_hpc.runners.process_group import ask_to_stop, await_stop, failure, signal_group
 
-_OWN_PARAMS = ("command", "code", "checkpoint")
+_OWN_PARAMS = ("command", "code", "checkpoint", "launcher")
+_LAUNCH_VARIABLE = "NEXA_HPC_LAUNCH"
+"""Marks what a launcher starts: torchrun gives each of its processes a session of its own."""
 _LOOK_EVERY_S = 1.0
 _STOP_GRACE_S = 30.0
 _CHECKPOINT_KEYS = ("glob", "signal")
@@ -62,6 +69,11 @@ class CommandHandler:
         yield from _validate_names(step)
         yield from _validate_code(step)
         yield from _validate_checkpoint(step.params.get("checkpoint"))
+        yield from launchers.problems(step)
+
+    def resumable(self, params: Mapping[str, Any]) -> bool:
+        """Return whether the command leaves checkpoints behind."""
+        return bool(params.get("checkpoint"))
 
     def warn(self, step: StepView) -> Iterator[str]:
         """Yield the project files that the command names and the key would not notice changing."""
@@ -78,26 +90,43 @@ class CommandHandler:
 
     def run(self, task: Task) -> None:
         """Run the command; raises CommandError when it does not exit with 0."""
+        launch = launchers.launch(
+            task, [*_shell(os.environ.get("PATH")), str(task.params["command"])]
+        )
+        if launch is None:
+            return
+        mark = f"{os.getpid()}-{os.urandom(4).hex()}"
         process = subprocess.Popen(
-            [*_shell(), str(task.params["command"])],
-            cwd=task.project,
-            env={**os.environ, **command_variables(task)},
+            launch.argv,
+            cwd=task.code or task.project,
+            env={
+                **launch.cleaned(os.environ),
+                **command_variables(task),
+                **launch.variables,
+                _LAUNCH_VARIABLE: mark,
+            },
             stdin=subprocess.DEVNULL,
             # Its own process group, so that all it started can be stopped together.
             start_new_session=True,
         )
         checkpoint = task.params.get("checkpoint") or {}
-        seals = CheckpointWatch(task.work_dir, checkpoint["glob"]) if checkpoint else None
+        # All ranks share the work folder; one of them seals what is in it.
+        watches = checkpoint and task.ranks.rank == 0
+        seals = CheckpointWatch(task.work_dir, checkpoint["glob"]) if watches else None
         try:
             code = _supervise(process, seals)
+            if code != 0 or seals is not None:
+                await_stop()
         except BaseException:
             _stop(process, _signal_number(checkpoint.get("signal", "TERM")), seals)
             raise
         finally:
             # What the shell left in the background would write into a published result.
             signal_group(process, signal.SIGKILL)
+            if launch.starts_sessions:
+                end_leftovers(mark, _LAUNCH_VARIABLE)
         if code != 0:
-            raise CommandError(_describe_exit(code))
+            raise failure(code)
 
 
 handler = CommandHandler()
@@ -129,8 +158,9 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _shell() -> list[str]:
-    bash = shutil.which("bash")
+@lru_cache(maxsize=8)
+def _shell(path: str | None) -> list[str]:
+    bash = shutil.which("bash", path=path)
     return [bash, "-e", "-o", "pipefail", "-c"] if bash else ["/bin/sh", "-e", "-c"]
 
 
@@ -161,14 +191,6 @@ def _stop(process: subprocess.Popen[bytes], asked: int, seals: CheckpointWatch |
 def _signal_number(name: Any) -> int:
     text = str(name).upper()
     return int(signal.Signals[text if text.startswith("SIG") else f"SIG{text}"])
-
-
-def _describe_exit(code: int) -> str:
-    if code >= 0:
-        return f"the command exited with {code}"
-    name = signal.Signals(-code).name
-    more = " (out of memory?)" if -code == signal.SIGKILL else ""
-    return f"the command was killed by {name}{more}"
 
 
 def _validate_names(step: StepView) -> Iterator[tuple[str, str]]:
@@ -231,13 +253,18 @@ def _validate_checkpoint(checkpoint: Any) -> Iterator[tuple[str, str]]:
 
 def _named_files(step: StepView) -> list[str]:
     """Return the words of the command that name files, from the project root."""
-    command = str(step.params.get("command", ""))
-    try:
-        words = shlex.split(command, comments=True)
-    except ValueError:
-        words = command.split()
     # Texts and no Paths: most words name nothing, and there are many.
+    words = _words(str(step.params.get("command", "")))
     return [word for word in words if os.path.isfile(f"{step.project}/{word}")]  # noqa: PTH113
+
+
+@lru_cache(maxsize=64)
+def _words(command: str) -> list[str]:
+    """Return the words of a command, which many steps may share."""
+    try:
+        return shlex.split(command, comments=True)
+    except ValueError:
+        return command.split()
 
 
 def _listed(value: Any) -> list[str]:

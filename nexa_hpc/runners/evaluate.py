@@ -19,6 +19,7 @@ from typing import Any
 
 from nexa_hpc.backends.hf import checks, gentle, hub, installed, sources
 from nexa_hpc.core.handlers import StepView, Task
+from nexa_hpc.core.ranks import declared_tasks
 from nexa_hpc.errors import SpecError, UserError, nearest
 
 BACKENDS = ("hf",)
@@ -74,10 +75,13 @@ class EvalHandler:
 
     def validate(self, step: StepView) -> Iterator[tuple[str | None, str]]:
         """Yield the problems of `step` and of its config file, where that can be read already."""
+        if declared_tasks(step.resources) > 1:
+            yield "resources", "runners.eval runs as one task: ask for one node and one task on it"
         if step.backend not in (None, *BACKENDS):
             yield "backend", f"runners.eval has no backend '{step.backend}'; it has: hf"
         try:
-            installed.training_arguments()
+            if not step.is_elsewhere:
+                installed.training_arguments()
         except UserError as error:
             yield "backend", str(error)
         try:

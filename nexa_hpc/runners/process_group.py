@@ -1,7 +1,8 @@
 """A command and all it started, which share a process group: asked to stop, waited for, ended.
 
 The shell of `cd src; python train.py` dies of SIGTERM at once, while the training that got it too
-saves its checkpoint: the group has ended when its last process has. Used by `command`.
+saves its checkpoint: the group has ended when its last process has. Used by `command` and
+`train_axolotl`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ import sys
 import time
 from pathlib import Path
 
+from nexa_hpc.errors import CommandError
+
 _POLL_S = 0.05
 _SAY_AFTER_S = 1.0
+_STOP_FOLLOWS_S = 0.3
 
 
 def signal_group(process: subprocess.Popen[bytes], number: int) -> None:
@@ -45,6 +49,27 @@ def ask_to_stop(process: subprocess.Popen[bytes], asked: int, grace_s: float) ->
             )
         time.sleep(_POLL_S)
     return False
+
+
+def await_stop() -> None:
+    """In a job, give a stop that the command was told of first the time to reach us as well.
+
+    Slurm signals every process of a job, the youngest first: what it stops so is no failure, and
+    no end either.
+    """
+    if "SLURM_JOB_ID" in os.environ:
+        time.sleep(_STOP_FOLLOWS_S)
+
+
+def failure(code: int, what: str = "the command") -> CommandError:
+    """Return the error for an exit code; one of 137 is what a shell makes of SIGKILL."""
+    if -code == signal.SIGKILL or code == 128 + signal.SIGKILL:
+        error = CommandError(f"{what} was killed by SIGKILL, most likely for want of memory")
+        error.reason = "out_of_memory"
+        return error
+    if code >= 0:
+        return CommandError(f"{what} exited with {code}")
+    return CommandError(f"{what} was killed by {signal.Signals(-code).name}")
 
 
 def _has_members(group: int) -> bool:

@@ -4,43 +4,66 @@
     params: {name: movie-sentiment, version: registered, tag: production}
 
 `version` is a number, `latest`, or `registered`: the one that a register step above this one made
-or found. It is an effect: skipped while the tag points there. Standard library alone.
+or found. `require` says what its figures must be like (`requirement`); else the tag stays where it
+is. It is an effect: skipped while the tag points there. Standard library alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from nexa_hpc.core.handlers import StepView, Task
 from nexa_hpc.core.registry_entries import Version
 from nexa_hpc.core.registry_names import REGISTERED, name_problem, tag_problem, version_problem
-from nexa_hpc.errors import RegistryError
-from nexa_hpc.runners import register
+from nexa_hpc.errors import RegistryError, StepError
+from nexa_hpc.runners import register, requirement
 
-_PARAMS = ("name", "version", "tag")
+_REQUIRED = ("name", "version", "tag")
 
 
 class Promote:
     """The handler."""
 
     effect = True
+    light = True
+    once = True
 
     def validate(self, step: StepView) -> Iterator[tuple[str | None, str]]:
         """Yield what is wrong with the step's params."""
-        yield from register.param_problems(step.params, _PARAMS, required=_PARAMS)
+        yield from register.param_problems(step.params, (*_REQUIRED, "require"), required=_REQUIRED)
         rules = {"name": name_problem, "version": _version_problem, "tag": tag_problem}
         for name, problem_of in rules.items():
             if name in step.params and (problem := problem_of(step.params[name])):
                 yield f"params.{name}", problem
+        if step.params.get("require") is not None:
+            yield from requirement.problems(step.params["require"], step.params)
+
+    def metric_of(self, step: StepView) -> tuple[str, str] | None:
+        """Return which step's metrics a requirement reads, by its first word."""
+        require = step.params.get("require")
+        named = requirement.named_step(require) if isinstance(require, Mapping) else None
+        return None if named is None else ("params.require.metric", named)
 
     def holds(self, task: Task) -> str | None:
-        """Say that the tag points there already."""
-        return _already(task, _version_to_promote(task))
+        """Say that the tag points there already, and at what it should."""
+        version = _version_to_promote(task)
+        held = _already(task, version)
+        if held is not None:
+            try:
+                _check(task, version)
+            except StepError:
+                return None  # The step is to run, and to say so.
+        return held
 
     def run(self, task: Task) -> None:
-        """Move the tag, unless an earlier attempt at this step got that far."""
+        """Move the tag, unless an earlier attempt at this step got that far.
+
+        Raises StepError where the version is not what is required.
+        """
         version, tag = _version_to_promote(task), task.params["tag"]
         registry = register.registry_of(task)
+        for words in _check(task, version):
+            print(f"required: {words}")
         held = _already(task, version)
         print(held or registry.promote(version.model, version.number, tag))
 
@@ -53,6 +76,21 @@ def _version_problem(version: object) -> str | None:
         return None
     problem = version_problem(version)
     return problem and f"{problem}, or {REGISTERED}"
+
+
+def _check(task: Task, version: Version) -> list[str]:
+    """Return in words that the version is what is required, if anything is; raises StepError."""
+    require, registry = task.params.get("require"), register.registry_of(task)
+    if require is None:
+        return []
+    try:
+        return [requirement.check(require, version, task, registry)]
+    except StepError as error:
+        tag = registry.current(version.model, task.params["tag"])
+        at = None if tag is None else tag.version
+        stays = f"stays at version {at}" if at is not None else "is not set"
+        message = f"{error}; the tag {task.params['tag']} {stays}"
+        raise StepError(message, hint=error.hint) from error
 
 
 def _already(task: Task, version: Version) -> str | None:

@@ -29,6 +29,7 @@ class Register:
     """The handler."""
 
     effect = True
+    light = True
     input_params: ClassVar[Mapping[str, str]] = {"uri": "path", "meta": "path"}
 
     def validate(self, step: StepView) -> Iterator[tuple[str | None, str]]:

@@ -1,11 +1,11 @@
-"""`runners.serve`: known by name, and refused at planning until serving is built."""
+"""`runners.serve`: known by name, and refused at planning until servers can be steps."""
 
 from __future__ import annotations
 
 from nexa_hpc.core.handlers import StepView, Task
 from nexa_hpc.errors import UnsupportedError
 
-_REFUSAL = "this version does not serve models yet"
+_REFUSAL = "this version does not serve models as a step: nexa-hpc serve start"
 
 
 class ServeHandler:

@@ -18,8 +18,10 @@ from typing import Any
 from nexa_hpc.backends.hf import checks, gentle, hub, installed, sources
 from nexa_hpc.core.handlers import StepView, Task
 from nexa_hpc.errors import SpecError, UserError, nearest
+from nexa_hpc.runners import train_axolotl
 
-BACKENDS = ("hf",)
+AXOLOTL = "axolotl"
+BACKENDS = ("hf", AXOLOTL)
 TASKS = ("text_classification", "causal_lm")
 
 OWN_PARAMS: Mapping[str, checks.Kind] = {
@@ -59,14 +61,24 @@ class TrainHandler:
 
     version = "1"
     kind = "checkpoint"
-    input_params: Mapping[str, str] = {"model": "model", "dataset": "dataset", "config": "path"}
+    resumable = True
+    input_params: Mapping[str, str] = {
+        "model": "model",
+        "base_model": "model",
+        "dataset": "dataset",
+        "test_dataset": "dataset",
+        "config": "path",
+    }
 
     def validate(self, step: StepView) -> Iterator[tuple[str | None, str]]:
         """Yield the problems of `step`; imports neither torch nor transformers."""
+        if step.backend == AXOLOTL:
+            yield from train_axolotl.validate(step, declared_world_size(step.resources))
+            return
         yield from _backend_problems(step)
         try:
             settings = sources.declared_settings(step)
-            known = {**_known_training_arguments(), **OWN_PARAMS, "config": checks.TEXT}
+            known = {**_known_training_arguments(step), **OWN_PARAMS, "config": checks.TEXT}
         except SpecError as error:
             yield from (("in.config", str(problem)) for problem in error.problems)
             return
@@ -74,14 +86,21 @@ class TrainHandler:
             yield "backend", str(error)
             return
         below = {name: value for name, value in settings.items() if name not in step.params}
-        yield from checks.check(step.params, known, "params")
-        yield from checks.check(below, known, "in.config")
+        yield from checks.check(step.params, known, "params", complete=not step.is_elsewhere)
+        yield from checks.check(below, known, "in.config", complete=not step.is_elsewhere)
         yield from _missing(step, settings)
         yield from _contradictions(step, settings)
-        yield from _lora_problems(settings)
+        yield from _lora_problems(step, settings)
+
+    def warn(self, step: StepView) -> Iterator[str]:
+        """Yield what the user should know of `step`, though it is not wrong."""
+        if step.backend == AXOLOTL:
+            yield from train_axolotl.warn(step)
 
     def resolve(self, step: StepView) -> Mapping[str, Any]:
         """Return the params with the config file's, the GLUE task and the world size spelt out."""
+        if step.backend == AXOLOTL:
+            return train_axolotl.resolve(step, declared_world_size(step.resources))
         try:
             settings = sources.declared_settings(step)
         except SpecError:
@@ -97,6 +116,9 @@ class TrainHandler:
 
     def run(self, task: Task) -> None:
         """Train; raises StepError when it fails, Interrupted on SIGTERM once the work is sealed."""
+        if task.backend == AXOLOTL:
+            train_axolotl.run(task)
+            return
         gentle.load_torch()
         from nexa_hpc.backends.hf.training import train
 
@@ -113,7 +135,9 @@ def declared_world_size(resources: Mapping[str, Any]) -> int:
     return count("nodes") * max(count("tasks_per_node"), count("gpus_per_node"))
 
 
-def _known_training_arguments() -> dict[str, checks.Kind]:
+def _known_training_arguments(step: StepView) -> dict[str, checks.Kind]:
+    if step.is_elsewhere:
+        return {}
     return {
         name: checks.annotated(annotation)
         for name, annotation in installed.training_arguments().items()
@@ -172,9 +196,9 @@ def _batch_problems(step: StepView, settings: Mapping[str, Any]) -> Iterator[tup
             )
 
 
-def _lora_problems(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _lora_problems(step: StepView, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     lora = settings.get("lora")
-    if not isinstance(lora, Mapping):
+    if not isinstance(lora, Mapping) or step.is_elsewhere:
         return
     try:
         fields = installed.lora_arguments()

@@ -17,6 +17,8 @@ from nexa_hpc.core.runs import Run
 
 PROGRESS_VARIABLE = "NEXA_HPC_PROGRESS_FD"
 """Names the file descriptor on which a worker process tells its progress, a JSON line each time."""
+PARENT_VARIABLE = "NEXA_HPC_PARENT"
+"""Holds the process id of the driver that a worker process is not to outlive."""
 
 
 class JobState(enum.Enum):
@@ -47,6 +49,10 @@ class Element:
     on_output: Callable[[bytes], None] = lambda _: None
     """Gets what the element prints, as it comes, where the scheduler can tell."""
     on_progress: Callable[[Progress], None] = lambda _: None
+    is_to_stop: Callable[[], bool] = lambda: False
+    """Whether it was stopped singly: asked by a scheduler whose `submit` waits for its end."""
+    is_started: bool = False
+    """Whether the claim says that it has started, so that whoever runs it need not record it."""
 
 
 def reference(element: Element) -> str:

@@ -10,30 +10,37 @@ from __future__ import annotations
 import json
 import os
 import queue
+import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from contextlib import closing
 
 from nexa_hpc.core.handlers import Progress
 from nexa_hpc.core.leftovers import TAG_VARIABLE, attempt_tag, end_leftovers
 from nexa_hpc.core.redaction import Redactor
-from nexa_hpc.schedulers.attempt_log import attempt_log
-from nexa_hpc.schedulers.base import PROGRESS_VARIABLE, Element, JobReport, JobState, reference
+from nexa_hpc.schedulers.attempt_log import AttemptLog
+from nexa_hpc.schedulers.base import (
+    PARENT_VARIABLE,
+    PROGRESS_VARIABLE,
+    Element,
+    JobReport,
+    JobState,
+    reference,
+)
+from nexa_hpc.schedulers.launching import (
+    describe_exit,
+    needs_process,
+    worker_command,
+    worker_environment,
+)
 
 _READ_BYTES = 1 << 16
 _STOP_GRACE_S = 45.0
 """Longer than `runners.command` gives its own command to save."""
-_INSTALLED = Path(__file__).resolve().parents[2]
-_START = (
-    "import sys; sys.path[:] = [*filter(None, sys.path), sys.argv.pop()]; "
-    "from nexa_hpc.worker import main; main()"
-)
-"""What `-m nexa_hpc.worker` would do, but for importing from the current folder, which is whosever
-it is; where nexa_hpc is not installed it is found all the same, after all else."""
+_LAST_LINE_BYTES = 400
 
 
 class WorkerPool:
@@ -80,7 +87,9 @@ class WorkerPool:
 
     def cancel(self, handles: Iterable[str]) -> None:
         """Ask the workers to stop, wait until they have, and end those that do not."""
-        workers = [self._running[handle] for handle in handles if handle in self._running]
+        # Another thread may cancel as this one notes an end.
+        found = [self._running.get(handle) for handle in handles]
+        workers = [worker for worker in found if worker is not None]
         for worker in workers:
             worker.signal(signal.SIGTERM)
         deadline = time.monotonic() + _STOP_GRACE_S
@@ -89,7 +98,7 @@ class WorkerPool:
 
     def render(self, elements: Sequence[Element]) -> str:
         """Name the commands of the workers."""
-        return "\n".join(" ".join(_command(element)) for element in elements)
+        return "\n".join(shlex.join(_command(element)) for element in elements)
 
     def _note_end(self, handle: str) -> None:
         worker = self._running.pop(handle)
@@ -102,13 +111,16 @@ class _Worker:
     def __init__(self, element: Element, threads: int, news: queue.SimpleQueue[str]) -> None:
         self._element = element
         self._news = news
+        self._last = b""
         self._tag = attempt_tag(element.run.paths.records(element.instance.key), element.attempt)
         reader, writer = os.pipe()
         environment = {
             "OMP_NUM_THREADS": str(threads),
             **os.environ,
+            **worker_environment(element.instance, element.run.paths),
             TAG_VARIABLE: self._tag,
             PROGRESS_VARIABLE: str(writer),
+            PARENT_VARIABLE: str(os.getpid()),
         }
         self._process = subprocess.Popen(
             _command(element),
@@ -137,24 +149,24 @@ class _Worker:
             self._process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             end_leftovers(self._tag)
+        if needs_process(self._element.instance):
+            # Asked while it was loading modules, the shell ended and left what it was waiting for.
+            end_leftovers(self._tag)
         self._thread.join()
 
     def ending(self) -> str:
         """Return how the process ended, in words."""
-        code = self._process.wait()
-        if code >= 0:
-            return f"its worker process exited with {code}"
-        name = signal.Signals(-code).name
-        more = " (out of memory?)" if -code == signal.SIGKILL else ""
-        return f"its worker process was killed by {name}{more}"
+        lines = self._last.decode(errors="replace").strip().splitlines()
+        return describe_exit(self._process.wait(), lines[-1] if lines else "")
 
     def _read_output(self) -> None:
         assert self._process.stdout is not None
         fd = self._process.stdout.fileno()
         redactor = Redactor(self._element.run.secrets)
-        with attempt_log(self._element.log) as keep:
+        with closing(AttemptLog(self._element.log)) as log:
             for chunk in redactor.chunks(iter(lambda: os.read(fd, _READ_BYTES), b"")):
-                keep(chunk)
+                log.write(chunk)
+                self._last = (self._last + chunk)[-_LAST_LINE_BYTES:]
                 self._element.on_output(chunk)
         self._process.stdout.close()
         self._process.wait()
@@ -167,7 +179,7 @@ class _Worker:
 
 
 def _command(element: Element) -> list[str]:
-    return [sys.executable, "-c", _START, reference(element), str(_INSTALLED)]
+    return worker_command(reference(element), element.instance, element.run.paths)
 
 
 def _threads_each(jobs: int) -> int:

@@ -38,6 +38,8 @@ def training_arguments(task: Task, settings: Mapping[str, Any], *, validates: bo
         "eval_strategy": "epoch" if validates else "no",
         "save_steps": SAVE_FRACTION,
         "dataloader_pin_memory": torch.cuda.is_available(),
+        # Without a word, accelerate would train each process by itself where there is no GPU.
+        "use_cpu": process_count() > 1 and not torch.accelerator.is_available(),
         "bf16": has_bf16() and not given.get("fp16") and not given.get("use_cpu"),
     }
     if given.get("load_best_model_at_end"):
@@ -48,9 +50,17 @@ def training_arguments(task: Task, settings: Mapping[str, Any], *, validates: bo
     merged.pop("save_total_limit", None)  # Sealed checkpoints are pruned by callbacks.py.
     merged.update(_batch(settings))
     try:
-        return transformers.TrainingArguments(**merged)
+        arguments = transformers.TrainingArguments(**merged)
     except (ValueError, TypeError) as error:
         raise UserError(f"transformers refuses these params: {error}") from error
+    if process_count() > 1 and arguments.world_size != process_count():
+        raise StepError(f"{process_count()} processes were started, and do not train together")
+    if arguments.device == torch.device("cpu", 0):
+        # accelerate numbers it where several processes train, and torch.load cannot restore to a
+        # numbered one what a checkpoint holds of the optimizer.
+        arguments.distributed_state.device = torch.device("cpu")
+        vars(arguments)["_setup_devices"] = torch.device("cpu")
+    return arguments
 
 
 def has_bf16() -> bool:
@@ -60,15 +70,21 @@ def has_bf16() -> bool:
     )
 
 
-def device_count() -> int:
+def process_count() -> int:
+    """Return how many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def device_count(*, use_cpu: bool = False) -> int:
     """Return on how many devices each step's batch is spread, over all processes."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if process_count() > 1 or use_cpu:
+        return process_count()
     # One process that sees several GPUs splits its batch among them (torch's DataParallel).
-    return processes if processes > 1 else max(1, torch.cuda.device_count())
+    return max(1, int(torch.cuda.device_count()))
 
 
 def _batch(settings: Mapping[str, Any]) -> dict[str, int]:
-    devices = 1 if settings.get("use_cpu") else device_count()
+    devices = device_count(use_cpu=bool(settings.get("use_cpu")))
     _check_world_size(settings, devices)
     wanted = settings.get("global_batch_size")
     if wanted is None:

@@ -29,10 +29,19 @@ _PRINTED_FRACTION = 0.1
 
 
 class StopOnRequest(transformers.TrainerCallback):
-    """Ends the training after the step at hand, with a checkpoint, once `requested` is set."""
+    """Ends the training after the step at hand, with a checkpoint, once `requested` is set.
+
+    With several ranks, all end after the same step, whichever of them was asked.
+    """
 
     def __init__(self) -> None:
         self.requested = False
+        self._group: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Open a way to tell the other ranks that does not wait for what a GPU computes."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            self._group = torch.distributed.new_group(backend="gloo")
 
     def request(self, *_: object) -> None:
         """Ask for the end; a signal handler."""
@@ -40,7 +49,11 @@ class StopOnRequest(transformers.TrainerCallback):
         self.requested = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop here if that was asked for."""
+        """Stop here if that was asked for, on any rank."""
+        if self._group is not None:
+            asked = torch.tensor([int(self.requested)])
+            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX, group=self._group)
+            self.requested = bool(asked.item())
         if self.requested:
             control.should_save = True
             control.should_evaluate = False

@@ -70,10 +70,17 @@ def annotated(annotation: str) -> Kind:
     )
 
 
-def check(values: Mapping[str, Any], known: Mapping[str, Kind], place: str) -> Found:
-    """Yield each unknown name and wrong value in `values`; `place` is where they are written."""
+def check(
+    values: Mapping[str, Any], known: Mapping[str, Kind], place: str, *, complete: bool = True
+) -> Found:
+    """Yield each unknown name and wrong value in `values`; `place` is where they are written.
+
+    Unknown names pass unless `known` is `complete`.
+    """
     for name, value in values.items():
         kind = known.get(name)
+        if kind is None and not complete:
+            continue
         if kind is None:
             yield f"{place}.{name}", f"unknown name '{name}'" + nearest(name, known)
         elif not kind.admits(value):

@@ -34,11 +34,12 @@ def _fields(package: str, file: str, class_name: str) -> Annotations:
         raise UserError(
             f"backend 'hf' needs {package}, which is not installed here: pip install 'nexa-hpc[hf]'"
         )
-    return _fields_of_class(Path(spec.origin).parent / file, class_name)
+    return fields_of_class(Path(spec.origin).parent / file, class_name)
 
 
 @functools.cache
-def _fields_of_class(source: Path, class_name: str) -> Annotations:
+def fields_of_class(source: Path, class_name: str) -> Annotations:
+    """Return the annotated fields of a class in `source`; raises UserError for no such file."""
     try:
         tree = ast.parse(source.read_text(encoding="utf-8"))
     except OSError as error:

@@ -14,6 +14,7 @@ from typing import Any
 
 import datasets
 
+from nexa_hpc.backends.hf import hub
 from nexa_hpc.backends.hf.sources import Source
 from nexa_hpc.errors import StepError, nearest
 
@@ -49,9 +50,7 @@ def load_splits(source: Source, config: str | None, scratch: Path) -> dict[str, 
     datasets.disable_progress_bars()
     try:
         if source.path is None:
-            return dict(
-                datasets.load_dataset(source.hub_name, config, revision=source.revision).items()
-            )
+            return dict(_from_hub(source, config).items())
         return _load_local(source.path, source.title, scratch)
     except StepError:
         raise
@@ -62,6 +61,14 @@ def load_splits(source: Source, config: str | None, scratch: Path) -> dict[str, 
             f"cannot read the dataset {source.title}: {error.__cause__ or error}",
             hint=None if source.path else hint,
         ) from error
+
+
+def _from_hub(source: Source, config: str | None) -> Any:
+    folder = hub.offline_snapshot("dataset", source.where, source.revision)
+    if folder is not None:
+        # By its name the library looks, offline, only for what it has prepared before.
+        return datasets.load_dataset(str(folder), config)
+    return datasets.load_dataset(source.hub_name, config, revision=source.revision)
 
 
 def _load_local(path: Path, title: str, scratch: Path) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def train(task: Task) -> None:
     model, dataset = _needed(task, settings, "model"), _needed(task, settings, "dataset")
     if settings.get("model_sha256"):
         models.check_weights(model, settings["model_sha256"])
-    splits = rows.load_splits(dataset, settings.get("dataset_config"), task.work_dir)
+    splits = rows.load_splits(dataset, settings.get("dataset_config"), _scratch(task))
     # Before the model is made: the seed decides its new head.
     transformers.set_seed(settings.get("seed", arguments.DEFAULT_SEED))
     recipe = recipes.prepare(settings, model, dataset, splits)
@@ -55,6 +55,14 @@ def train(task: Task) -> None:
     trainer = _run(task, settings, recipe)
     if trainer.is_world_process_zero():
         _describe(task, settings, recipe, trainer, model, dataset)
+    # The process group is left to the process's end: destroyed before the model that holds it, it
+    # is joined under Python's lock, which gloo's own threads may be waiting for.
+
+
+def _scratch(task: Task) -> Path:
+    """Return a folder of this rank alone: the library's caches are not written by several."""
+    rank = task.ranks.rank
+    return task.work_dir / f"rank-{rank}" if rank else task.work_dir
 
 
 def _needed(task: Task, settings: Mapping[str, Any], name: str) -> Source:
@@ -88,9 +96,15 @@ def _run(task: Task, settings: Mapping[str, Any], recipe: Recipe) -> Any:
         compute_metrics=recipe.compute_metrics,
         callbacks=[stop, seal, callbacks.Report(task)],
     )
+    if recipe.task == models.CLASSIFICATION:
+        # Their losses are means of the rows at hand. The Trainer takes them for shares of a sum
+        # over all that a step accumulates, as their `forward` takes any argument, and would let
+        # loss and gradients grow with the number of shares.
+        trainer.model_accepts_loss_kwargs = False
     trainer.remove_callback(transformers.PrinterCallback)
     resumed = None if task.resume is None else str(task.resume.path)
-    print(_opening(recipe, trainer, resumed), flush=True)
+    if trainer.is_world_process_zero():
+        print(_opening(recipe, trainer, resumed), flush=True)
     with callbacks.sigterm_calls(stop):
         trainer.train(resume_from_checkpoint=resumed)
     if stop.requested:
@@ -108,9 +122,10 @@ def _run(task: Task, settings: Mapping[str, Any], recipe: Recipe) -> Any:
 def _opening(recipe: Recipe, trainer: Any, resumed: str | None) -> str:
     trained = sum(p.numel() for p in recipe.model.parameters() if p.requires_grad)
     where = f", from {Path(resumed).name}" if resumed else ""
+    processes = trainer.args.world_size
     return (
         f"training {trained:,} parameters on {len(recipe.train_rows):,} rows, "
-        f"on {trainer.args.device}{where}"
+        f"on {trainer.args.device}{f' x {processes}' if processes > 1 else ''}{where}"
     )
 
 

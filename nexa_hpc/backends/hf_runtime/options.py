@@ -1,0 +1,49 @@
+"""What `hf_runtime` takes, and the command that starts it. Light: planning and `serve` call it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nexa_hpc.backends.hf import checks
+
+TOKEN_VARIABLE = "NEXA_HPC_SERVE_TOKEN"
+VARIABLES: Mapping[str, str] = {}
+OPTIONS: Mapping[str, checks.Kind] = {
+    "task": checks.one_of("text_classification", "causal_lm"),
+    "dtype": checks.one_of("float32", "bfloat16", "float16"),
+    "device": checks.TEXT,
+    "max_batch": checks.COUNT,
+    "max_queue": checks.COUNT,
+    "max_model_len": checks.COUNT,
+    "threads": checks.COUNT,
+}
+START = (
+    "import sys; sys.path[:] = [*filter(None, sys.path), sys.argv.pop(1)]; "
+    "from nexa_hpc.backends.hf_runtime.main import main; main()"
+)
+"""Nothing is imported from the current folder, which `python -m` would begin with."""
+_ROOT = Path(__file__).resolve().parents[3]
+
+
+def problems(options: Mapping[str, Any], tensor_parallel: int) -> Iterator[tuple[str, str]]:
+    """Yield (param, message) for what cannot be asked of it."""
+    yield from checks.check(options, OPTIONS, "params")
+    if tensor_parallel != 1:
+        yield "params.tensor_parallel", "hf_runtime runs on one device; take backend vllm"
+
+
+def command(
+    model: str, served_as: str, options: Mapping[str, Any], allowed: Sequence[str], python: str = ""
+) -> list[str]:
+    """Return the argv; `{host}` and `{port}` are for the supervisor to fill in.
+
+    `allowed`: `trust_remote_code` and `allow_pickle`, where the user named them.
+    """
+    argv = [python or sys.executable, "-c", START, str(_ROOT), "--model", model]
+    argv += ["--served-model-name", served_as, "--host", "{host}", "--port", "{port}"]
+    for name, value in sorted(options.items()):
+        argv += [f"--{name.replace('_', '-')}", str(value)]
+    return argv + [f"--{name.replace('_', '-')}" for name in allowed]

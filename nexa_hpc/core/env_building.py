@@ -1,0 +1,301 @@
+"""Making environments by name with uv, else with pip; packing one for machines without a network.
+
+What is made is whole or not there: a virtual environment is built where it stays, its lock and its
+marker are written last, and one rename of a link gives it its name. Building twice at the same time
+does no harm: the later link holds. What a killed build left lies apart until it is removed. Called
+by `env`. Standard library alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from nexa_hpc.core import atomic
+from nexa_hpc.core.environments import LEAST_PYTHON
+from nexa_hpc.core.extras import requirements_of
+from nexa_hpc.core.named_environments import (
+    BUILDS,
+    LOCK,
+    MARKER,
+    NamedEnvironment,
+    build_for,
+    create_command,
+    find_environment,
+    link_of,
+    lock_of,
+    name_problem,
+    others,
+)
+from nexa_hpc.core.reading import read_json_or_none
+from nexa_hpc.errors import NexaError, UnknownNameError, UserError
+
+Say = Callable[[str], None]
+_WHEELS = "wheels"
+_ASKED = "nexa_env.in"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an environment is made of."""
+
+    extras: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    """Requirements as pip takes them; paths are absolute."""
+    lock: str | None = None
+    """The text of a lock: these versions and nothing else, instead of extras and packages."""
+    python: str | None = None
+    """The interpreter, by path, or by name on PATH; None: the one of nexa-hpc."""
+    wheelhouse: Path | None = None
+    """A folder of wheels, or an archive of `env pack`; then nothing comes from elsewhere."""
+
+
+def create(
+    envs: Path, name: str, recipe: Recipe, *, again: bool = False, say: Say = print
+) -> NamedEnvironment:
+    """Make the environment `name`, or find it made of the same already; return it.
+
+    Raises UserError for what cannot be made, or where the name means another one and `again` is not
+    asked for; NexaError where installing fails, and then leaves everything as it was.
+    """
+    problem, link = name_problem(name), link_of(envs, name)
+    if problem is not None:
+        raise UserError(problem)
+    if os.path.lexists(link) and not link.is_symlink():
+        raise UserError(f"{link} was not made by env create; take another name")
+    there = _there(envs, name)
+    if there is not None and not again and recipe.wheelhouse is None:
+        return _same(there, recipe)
+    if there is not None and not again:
+        raise UserError(f"the environment '{name}' is there", hint="--again makes it anew")
+    python = _interpreter(recipe.python)
+    build = build_for(envs, name, atomic.unique_suffix())
+    atomic.make_folder(envs / BUILDS)
+    try:
+        made = _build(build, name, recipe, python, say)
+    except BaseException:
+        atomic.remove_tree(build)
+        raise
+    atomic.write_file(lock_of(envs, name), made.lock.read_text(encoding="utf-8"))
+    atomic.replace_link(link, os.path.join(BUILDS, build.name))
+    atomic.sync_folder(envs)
+    return find_environment(envs, name)
+
+
+def remove(envs: Path, name: str, *, older_only: bool) -> list[Path]:
+    """Remove what builds of `name` have left, and unless `older_only` the environment itself.
+
+    Whoever runs in them loses them. Returns the folders that were removed.
+    """
+    if not older_only:
+        link = link_of(envs, name)
+        if not link.is_symlink():
+            find_environment(envs, name)  # raises, with the nearest name
+            raise UserError(f"{link} was not made by env create; remove it yourself")
+        atomic.remove_file(link)
+        atomic.remove_file(lock_of(envs, name))
+    gone = [folder for _, folder in others(envs, name)]
+    for folder in gone:
+        atomic.remove_tree(folder)
+    return gone
+
+
+def pack(environment: NamedEnvironment, file: Path) -> int:
+    """Write an archive of wheels from which `environment` is made without a network.
+
+    Returns how many are in it. Raises NexaError where pip fails.
+    """
+    if importlib.util.find_spec("pip") is None:
+        raise UserError("packing takes pip, which is not installed here", hint="uv pip install pip")
+    wheels = file.absolute().with_name(f".{file.name}.{atomic.unique_suffix()}")
+    atomic.make_folder(wheels)
+    try:
+        pip = [*_pip(environment.python), "wheel", "--no-deps", "--wheel-dir", str(wheels)]
+        _run([*pip, "-r", str(environment.lock)], "pip wheel")
+        found = sorted(wheels.glob("*.whl"))
+        with (
+            atomic.replacing(file) as stream,
+            tarfile.open(fileobj=stream, mode="w|") as archive,  # Wheels are compressed already.
+        ):
+            for member in [environment.build / MARKER, environment.lock, *found]:
+                archive.add(member, arcname=member.name)
+    finally:
+        atomic.remove_tree(wheels)
+    return len(found)
+
+
+def _there(envs: Path, name: str) -> NamedEnvironment | None:
+    try:
+        return find_environment(envs, name)
+    except UnknownNameError:
+        return None
+
+
+def _same(there: NamedEnvironment, recipe: Recipe) -> NamedEnvironment:
+    """Return `there` if it is what `recipe` would make; raises UserError otherwise."""
+    python = recipe.python is None or str(_interpreter(recipe.python)) == there.made.get("python")
+    if recipe.lock is not None:
+        locks = (there.made.get("lock_sha256"), there.made.get("from_lock_sha256"))
+        same = _digest(recipe.lock) in locks
+    else:
+        asked = (sorted(recipe.extras), sorted(recipe.packages))
+        same = asked == (sorted(there.extras), sorted(there.packages))
+    if same and python:
+        return there
+    command = create_command(there.name, there.extras, there.packages)
+    raise UserError(
+        f"the environment '{there.name}' is there, and made of something else: {command}",
+        hint="--again makes it anew; what runs in the old one keeps it",
+    )
+
+
+def _interpreter(python: str | None) -> Path:
+    """Return the interpreter that is meant; raises UserError for none, or one too old."""
+    text = python or sys.executable
+    named = [text, f"python{text}"] if "/" not in text else [text]
+    found = next((program for name in named if (program := shutil.which(name))), None)
+    if found is None:
+        raise UserError(f"no Python '{text}' was found", hint="give a path, or a name on PATH")
+    asked = "import sys; print('%d.%d' % sys.version_info[:2])"
+    done = subprocess.run([found, "-S", "-c", asked], capture_output=True, text=True)
+    version = tuple(map(int, done.stdout.split("."))) if done.returncode == 0 else ()
+    if version < LEAST_PYTHON:
+        needed = ".".join(map(str, LEAST_PYTHON))
+        said = done.stdout.strip() or "no Python that runs"
+        raise UserError(f"{found} is {said}; a step takes {needed} or later")
+    return Path(found)
+
+
+@dataclass(frozen=True)
+class _Installer:
+    """uv or our own pip, at work on one environment."""
+
+    uv: str | None
+    build: Path
+
+    def make(self, python: Path) -> None:
+        """Make the environment, with nothing in it."""
+        if self.uv is not None:
+            _run([self.uv, "venv", "--python", str(python), str(self.build)], "uv venv")
+        else:
+            _run([str(python), "-m", "venv", "--without-pip", str(self.build)], "venv")
+
+    def command(self, verb: str) -> list[str]:
+        """Return the command line of one of pip's verbs."""
+        python = self.build / "bin" / "python"
+        if self.uv is not None:
+            return [self.uv, "pip", verb, "--python", str(python)]
+        return [*_pip(python), verb, *(["--all"] if verb == "freeze" else [])]
+
+
+def _build(build: Path, name: str, recipe: Recipe, python: Path, say: Say) -> NamedEnvironment:
+    uv = shutil.which("uv")
+    if uv is None and importlib.util.find_spec("pip") is None:
+        raise UserError("neither uv nor pip is here to install with", hint="pip install uv")
+    installer = _Installer(uv, build)
+    with _wheels(recipe.wheelhouse, build) as wheels:
+        if wheels is not None and not (recipe.extras or recipe.packages or recipe.lock):
+            recipe = _packed(wheels)
+        asked = [*requirements_of(recipe.extras), *recipe.packages]
+        if recipe.lock is None and not asked:
+            raise UserError("of what? give --extra, --package or --from-lock")
+        say(f"making {build} with {'uv' if uv else 'pip'}")
+        installer.make(python)
+        atomic.write_file(build / _ASKED, recipe.lock or "".join(f"{text}\n" for text in asked))
+        only = ["--no-index", "--find-links", str(wheels)] if wheels is not None else []
+        exact = ["--no-deps"] if recipe.lock is not None else []
+        install = [*installer.command("install"), *only, *exact, "-r", str(build / _ASKED)]
+        _run(install, "installing")
+        frozen = _run(installer.command("freeze"), "freezing", captured=True)
+    head = _head(name, recipe, build / "bin" / "python")
+    atomic.write_file(build / LOCK, head + frozen)
+    marker = {
+        "name": name,
+        "extras": list(recipe.extras),
+        "packages": list(recipe.packages),
+        "python": str(python),
+        "installer": "uv" if uv is not None else "pip",
+        "from_lock_sha256": _digest(recipe.lock) if recipe.lock is not None else None,
+        "lock_sha256": _digest(head + frozen),
+        "distributions": frozen.count("\n"),
+    }
+    atomic.write_json(build / MARKER, marker)
+    return NamedEnvironment(name, build, build, marker)
+
+
+def _packed(wheels: Path) -> Recipe:
+    """Return how to make what `pack` has packed into this folder of wheels."""
+    if not (wheels / LOCK).is_file():
+        return Recipe()
+    packed = read_json_or_none(wheels / MARKER) or {}
+    lock = (wheels / LOCK).read_text(encoding="utf-8")
+    return Recipe(tuple(packed.get("extras", ())), tuple(packed.get("packages", ())), lock)
+
+
+@contextmanager
+def _wheels(wheelhouse: Path | None, build: Path) -> Iterator[Path | None]:
+    """Yield the folder of wheels; an archive is unpacked beside the build meanwhile."""
+    if wheelhouse is None or wheelhouse.is_dir():
+        yield wheelhouse
+        return
+    if not wheelhouse.is_file():
+        raise UserError(f"--wheelhouse {wheelhouse}: no such folder or archive")
+    folder = build.with_name(f"{build.name}.{_WHEELS}")
+    atomic.make_folder(folder)
+    try:
+        with tarfile.open(wheelhouse) as archive:
+            for member in archive:
+                # Names and kinds are looked at, for an archive may come from anywhere.
+                if member.isreg() and os.path.basename(member.name) == member.name:
+                    archive.extract(member, folder, set_attrs=False)
+        yield folder
+    except tarfile.TarError as error:
+        raise UserError(f"--wheelhouse {wheelhouse}: {error}") from error
+    finally:
+        atomic.remove_tree(folder)
+
+
+def _pip(python: Path) -> list[str]:
+    """Return how our own pip is called to work on the environment of `python`."""
+    quiet = ["--disable-pip-version-check", "--no-input"]
+    return [sys.executable, "-m", "pip", *quiet, "--python", str(python)]
+
+
+def _run(command: Sequence[str], what: str, *, captured: bool = False) -> str:
+    """Run a program, its output on standard error unless it is `captured` and returned."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if captured else sys.stderr.fileno(),
+        env=environment,
+        text=True,
+    )
+    if done.returncode != 0:
+        raise NexaError(
+            f"{what} failed: {os.path.basename(command[0])} exited with {done.returncode}",
+            hint="what it printed above says why; nothing was changed",
+        )
+    return done.stdout or ""
+
+
+def _head(name: str, recipe: Recipe, python: Path) -> str:
+    asked = "import platform; print(platform.python_version(), end='')"
+    version = _run([str(python), "-S", "-c", asked], "python", captured=True)
+    made = create_command(name, recipe.extras, recipe.packages)
+    made += " --from-lock …" if recipe.lock is not None else ""
+    return f"# {made}\n# Python {version}, {platform.machine()} {platform.system()}\n"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

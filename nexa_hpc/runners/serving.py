@@ -1,0 +1,185 @@
+"""Starting a server: from what was asked to a handle, and from that to a server that answers.
+
+Called by `serve start` and by the handler of `runners.serve`. Light: the library is the server's.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nexa_hpc.backends import model_files, vllm_server
+from nexa_hpc.backends.hf import checks
+from nexa_hpc.backends.hf_runtime import options as hf_runtime
+from nexa_hpc.core import atomic
+from nexa_hpc.core.servers import (
+    TAG_VARIABLE,
+    Condition,
+    Handle,
+    Servers,
+    is_loopback,
+    name_problem,
+)
+from nexa_hpc.errors import Interrupted, StepError, UserError, nearest
+from nexa_hpc.runners import supervising
+
+BACKENDS = ("hf_runtime", "vllm")
+LOOPBACK = "127.0.0.1"
+OWN_PARAMS: Mapping[str, checks.Kind] = {
+    "model": checks.TEXT,
+    "name": checks.Kind(
+        "letters, digits, - and _, at most 64", lambda value: name_problem(value) is None
+    ),
+    "host": checks.TEXT,
+    "port": checks.Kind(
+        "a port, or 0 for a free one", lambda value: type(value) is int and 0 <= value < 65536
+    ),
+    "tensor_parallel": checks.COUNT,
+    "dry_run": checks.FLAG,
+    "token": checks.FLAG,
+    "python": checks.TEXT,
+    "served_model_name": checks.TEXT,
+    "start_timeout_s": checks.COUNT,
+    "trust_remote_code": checks.FLAG,
+    "allow_pickle": checks.FLAG,
+}
+"""The params that are ours; all others are the server's."""
+_ALLOWANCES = ("trust_remote_code", "allow_pickle")
+_DEADLINE_S = 600
+_POLL_S = 0.1
+_TELL_S = 2.0
+
+
+def problems(backend: str | None, params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (place, message) for what is wrong with what was asked."""
+    if backend not in BACKENDS:
+        yield (
+            "backend",
+            f"no backend '{backend}' serves"
+            + (nearest(backend, BACKENDS) or f"; there are: {', '.join(BACKENDS)}"),
+        )
+        return
+    own = {name: value for name, value in params.items() if name in OWN_PARAMS}
+    yield from checks.check(own, OWN_PARAMS, "params")
+    if own.get("token") is False and not is_loopback(str(own.get("host", LOOPBACK))):
+        yield "params.token", "a server that other machines reach has a token"
+    options = {name: value for name, value in params.items() if name not in OWN_PARAMS}
+    if backend == "vllm":
+        yield from vllm_server.problems(options, str(params.get("python", "")))
+    else:
+        yield from hf_runtime.problems(options, params.get("tensor_parallel", 1))
+
+
+def make_handle(
+    name: str, model: Path, title: str, backend: str, params: Mapping[str, Any], **more: Any
+) -> Handle:
+    """Return the handle of a server that has not been started.
+
+    Raises UserError where the model cannot be served, or not without more trust.
+    """
+    allowed = [allowance for allowance in _ALLOWANCES if params.get(allowance)]
+    wrong = list(model_files.problems(model, allowed))
+    if wrong:
+        raise UserError("\n".join(f"{title}: {problem}" for problem in wrong))
+    host = str(params.get("host", LOOPBACK))
+    served_as = str(params.get("served_model_name") or model_name(title))
+    options = {n: v for n, v in params.items() if n not in OWN_PARAMS}
+    python = str(params.get("python", ""))
+    if backend == "vllm":
+        trusted = {"trust_remote_code": True} if "trust_remote_code" in allowed else {}
+        parallel = int(params.get("tensor_parallel", 1))
+        argv = vllm_server.command(str(model), served_as, {**options, **trusted}, parallel, python)
+    else:
+        argv = hf_runtime.command(str(model), served_as, options, allowed, python)
+    library = vllm_server if backend == "vllm" else hf_runtime
+    wants_token = bool(params.get("token", not is_loopback(host)))
+    return Handle(
+        name=name,
+        tag=f"{name}-{secrets.token_hex(8)}",
+        backend=backend,
+        model=title,
+        served_as=served_as,
+        host=host,
+        port=int(params.get("port", 0)),
+        argv=tuple(argv),
+        variables=library.VARIABLES,
+        token_variable=library.TOKEN_VARIABLE if wants_token else "",
+        created_at=time.time(),
+        deadline_s=float(params.get("start_timeout_s", _DEADLINE_S)),
+        **more,
+    )
+
+
+def model_name(title: str) -> str:
+    """Return the name that requests give, for a model that people call `title`."""
+    return title.removeprefix("models:").rstrip("/").rpartition("/")[2]
+
+
+def start(servers: Servers, handle: Handle, tell: Callable[[str], None] = lambda _: None) -> Handle:
+    """Start a server here and return its handle once it answers; `tell` hears how it goes.
+
+    Raises StepError with the end of its log where it does not come up; then, and when this is
+    interrupted, nothing of it is left.
+    """
+    servers.create(handle, secrets.token_urlsafe(32) if handle.token_variable else None)
+    with atomic.open_log(servers.file(handle.name, "log")) as log:
+        supervisor = subprocess.Popen(
+            supervising.command(servers, handle),
+            env={**_plain_environment(), TAG_VARIABLE: handle.tag},
+            cwd=servers.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        return _await(servers, handle, supervisor, tell)
+    except (KeyboardInterrupt, Interrupted):
+        servers.stop(handle)
+        raise
+
+
+def _plain_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "NEXA_HPC_ATTEMPT"}
+
+
+def _await(
+    servers: Servers,
+    handle: Handle,
+    supervisor: subprocess.Popen[bytes],
+    tell: Callable[[str], None],
+) -> Handle:
+    began = told_at = time.monotonic()
+    while True:
+        code = supervisor.poll()
+        now = servers.find(handle.name)
+        if now is None or now.tag != handle.tag:
+            raise StepError(f"server '{handle.name}' was stopped while it started")
+        condition, message = servers.condition(now)
+        if condition is Condition.HEALTHY and code is None:
+            for note in now.notes:
+                tell(note)
+            return now
+        if not condition.lives or code is not None:
+            told = message or f"its supervisor ended with {_code(code)}"
+            last = servers.tail(handle.name)
+            servers.stop(replace(now, ended=Condition.CRASHED.value))
+            raise StepError(
+                f"server '{handle.name}' did not come up: {told}\n{last}",
+                hint=f"nexa-hpc serve logs {handle.name}",
+            )
+        if time.monotonic() - told_at > _TELL_S:
+            told_at = time.monotonic()
+            tell(f"starting: {told_at - began:.0f} s; {servers.tail(handle.name, 1)[-100:]}")
+        time.sleep(_POLL_S)
+
+
+def _code(code: int | None) -> str:
+    return signal.Signals(-code).name if code is not None and code < 0 else str(code)

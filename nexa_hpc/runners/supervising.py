@@ -1,0 +1,197 @@
+"""The supervisor of one server: starts it, says when it answers, and ends it with all it started.
+
+A process of its own, detached from whoever started it. It is the only writer of the handle from
+then on. The server gets SIGTERM from the kernel when its supervisor is killed. Standard library
+alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from nexa_hpc.core.drivers import Driver
+from nexa_hpc.core.leftovers import end_leftovers
+from nexa_hpc.core.servers import TAG_VARIABLE, Condition, Handle, Servers, answers
+from nexa_hpc.runners.process_group import ask_to_stop, signal_group
+
+START = (
+    "import sys; sys.path[:] = [*filter(None, sys.path), sys.argv.pop()]; "
+    "from nexa_hpc.runners.supervising import main; main()"
+)
+"""Nothing is imported from the current folder, which `python -m` would begin with."""
+ROOT = Path(__file__).resolve().parents[2]
+_POLL_S = 0.1
+_LOOK_S = 0.5
+_GRACE_S = 10.0
+_PORTS = 5
+_TAKEN = "already in use"
+
+
+def command(servers: Servers, handle: Handle) -> list[str]:
+    """Return the argv of the supervisor of `handle`."""
+    return [sys.executable, "-c", START, str(servers.folder), handle.name, handle.tag, str(ROOT)]
+
+
+class Supervisor:
+    """Runs one server to its end."""
+
+    def __init__(self, servers: Servers, handle: Handle) -> None:
+        self._servers = servers
+        here = Driver.this_process(servers.folder, servers.folder)
+        self.handle = replace(handle, supervisor=here.to_json())
+        self._asked = ""
+        self._looked_at = 0.0
+
+    def ask_to_stop(self, signum: int, frame: object) -> None:
+        """Take a signal for the wish that the server end."""
+        self._asked = f"stopped by {signal.Signals(signum).name}"
+
+    def run(self) -> None:
+        """Serve until the server ends or is to end; the handle then says how."""
+        self._servers.update(self.handle)
+        deadline = time.monotonic() + self.handle.deadline_s
+        for _ in range(_PORTS):
+            port = self._free_port()
+            ended, message = self._serve(port, deadline)
+            if ended is Condition.STOPPED or self.handle.url or not self._found_taken():
+                break
+            self._note(f"port {port} was taken")
+        else:
+            ended, message = Condition.CRASHED, f"{_PORTS} ports were taken, one after the other"
+        self._servers.update(replace(self.handle, ended=ended.value, message=message))
+
+    def _serve(self, port: int, deadline: float) -> tuple[Condition, str]:
+        handle = self.handle
+        argv = [part.format(host=handle.host, port=port) if part in ("{host}", "{port}") else part
+                for part in handle.argv]  # fmt: skip
+        print(f"starting on port {port}", flush=True)
+        try:
+            process = subprocess.Popen(
+                argv,
+                env=self._environment(),
+                cwd=self._servers.folder,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
+            )
+        except OSError as error:
+            return Condition.CRASHED, f"cannot be started: {error}"
+        try:
+            return self._follow(process, port, deadline)
+        finally:
+            ask_to_stop(process, signal.SIGTERM, _GRACE_S)
+            signal_group(process, signal.SIGKILL)
+            process.wait()
+            end_leftovers(handle.tag, TAG_VARIABLE)
+
+    def _follow(
+        self, process: subprocess.Popen[bytes], port: int, deadline: float
+    ) -> tuple[Condition, str]:
+        url = f"http://{_in_url(_reachable(self.handle.host))}:{port}"
+        while True:
+            code = process.poll()
+            if code is not None:
+                return Condition.CRASHED, _how(code)
+            if time.monotonic() - self._looked_at > _LOOK_S:
+                self._looked_at = time.monotonic()
+                self._look()
+                if not self.handle.url and answers(url) is None and process.poll() is None:
+                    self.handle = replace(self.handle, port=port, url=url)
+                    self._servers.update(self.handle)
+            if self._asked:
+                return Condition.STOPPED, self._asked
+            if not self.handle.url and time.monotonic() > deadline:
+                return Condition.CRASHED, f"did not answer within {self.handle.deadline_s:.0f} s"
+            time.sleep(_POLL_S)
+
+    def _look(self) -> None:
+        """See whether the server is to end."""
+        if self._servers.is_to_stop(self.handle):
+            self._asked = "stopped"
+
+    def _environment(self) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if k != "NEXA_HPC_ATTEMPT"}
+        token = self._servers.token(self.handle.name)
+        secret = {self.handle.token_variable: token} if token is not None else {}
+        return {**kept, **self.handle.variables, **secret, TAG_VARIABLE: self.handle.tag}
+
+    def _free_port(self) -> int:
+        wanted = self.handle.port
+        if wanted and _is_free(self.handle.host, wanted):
+            return wanted
+        if wanted:
+            self._note(f"port {wanted} is taken: another was chosen")
+            self.handle = replace(self.handle, port=0)
+        return _bound_port(self.handle.host, 0)
+
+    def _note(self, text: str) -> None:
+        print(text, flush=True)
+        self.handle = replace(self.handle, notes=(*self.handle.notes, text))
+        self._servers.update(self.handle)
+
+    def _found_taken(self) -> bool:
+        said = self._servers.tail(self.handle.name, 40)
+        return _TAKEN in said.rpartition("starting on port")[2]
+
+
+def main() -> None:
+    """Supervise the server that the arguments name: folder, name, tag."""
+    folder, name, tag = sys.argv[1:4]
+    servers = Servers(Path(folder))
+    handle = servers.get(name)
+    if handle.tag != tag:
+        sys.exit(f"'{name}' is another server by now")
+    supervisor = Supervisor(servers, handle)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, supervisor.ask_to_stop)
+    supervisor.run()
+
+
+_prctl = getattr(ctypes.CDLL(None), "prctl", None)
+
+
+def _end_with_parent() -> None:
+    if _prctl is not None:  # Linux alone
+        _prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, prctl(2)
+
+
+def _how(code: int) -> str:
+    if code < 0:
+        return f"the server was killed by {signal.Signals(-code).name}"
+    return f"the server exited with {code}"
+
+
+def _bound_port(host: str, port: int) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+        return int(probe.getsockname()[1])
+
+
+def _is_free(host: str, port: int) -> bool:
+    try:
+        _bound_port(host, port)
+    except OSError:
+        return False
+    return True
+
+
+def _reachable(host: str) -> str:
+    """Return the name under which others reach what listens on `host`."""
+    return socket.gethostname() if host in ("0.0.0.0", "::") else host
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Slurm: what is asked of it, what it answers, and what is submitted through submitit."""

