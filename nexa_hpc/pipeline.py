@@ -25,8 +25,9 @@ from nexa_hpc.core import spec as documents
 from nexa_hpc.core.checks import PlanRequest
 from nexa_hpc.core.document import Document, without_gc
 from nexa_hpc.core.handlers import find_handler
+from nexa_hpc.core.nodes import nodes_of
 from nexa_hpc.core.paths import ProjectPaths, find_root
-from nexa_hpc.core.planning import Plan, check, make_plan
+from nexa_hpc.core.planning import Plan, make_plan
 from nexa_hpc.core.points import Point
 from nexa_hpc.core.reruns import raised
 from nexa_hpc.core.runs import Run, create_run, newest_run, raise_rerun_count, rerun_counts
@@ -104,8 +105,8 @@ class Pipeline:
 
     def _with_further_problems(self, error: SpecError, left_out: set[tuple[str, str]]) -> SpecError:
         """Return `error` together with what else is wrong, apart from echoes of it."""
-        drafts, _ = check(self.plan_request(None, {}))
-        return with_further(error, drafts.problems + drafts.unsupported, left_out)
+        found = nodes_of(self.plan_request(None, {}))
+        return with_further(error, found.problems + found.unsupported, left_out)
 
     @classmethod
     def from_run(cls, run: Run) -> Pipeline:

@@ -21,7 +21,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from nexa_hpc.core.planning import check
+from nexa_hpc.core.nodes import nodes_of
 from nexa_hpc.core.quoting import printable_lines
 from nexa_hpc.errors import SpecError
 from nexa_hpc.pipeline import Pipeline
@@ -169,8 +169,8 @@ def _try(project: Path, text: bytes, told: Counter[str]) -> None:
     before = set(project.iterdir())
     try:
         pipeline = Pipeline.from_yaml(file, project=project)
-        drafts, _ = check(pipeline.plan_request(None, {}))
-        problems = drafts.problems + drafts.unsupported
+        found = nodes_of(pipeline.plan_request(None, {}))
+        problems = found.problems + found.unsupported
         told["refused by a check" if problems else "fine"] += 1
     except SpecError as error:
         problems = [*error.problems]

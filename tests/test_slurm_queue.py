@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nexa_hpc.core.paths import user_cache
 from nexa_hpc.schedulers.slurm import queue as queues
 from nexa_hpc.schedulers.slurm.commands import calls
 from nexa_hpc.schedulers.slurm.queue import Queue, Snapshot, Word, live_count
@@ -253,7 +254,7 @@ def test_since_when_nothing_is_said_of_an_element_is_known_to_all_processes(site
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"asked_at": 1}', json.dumps({"x": 1})])
 def test_a_shared_answer_that_cannot_be_read_is_asked_for(site: Site, content: str) -> None:
-    file = queues.cache_folder() / "queue-c.json"
+    file = user_cache() / "queue-c.json"
     file.parent.mkdir(parents=True)
     file.write_text(content)
     queue = Queue("c", least_interval_s=60)

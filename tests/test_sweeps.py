@@ -17,6 +17,7 @@ from nexa_hpc import Pipeline
 from nexa_hpc.core.artifacts import open_artifact
 from nexa_hpc.core.states import State
 from nexa_hpc.errors import NexaError, SpecError, UnknownNameError, UserError
+from nexa_hpc.pipeline_run import drive
 
 LR, K = "steps.train.params.lr", "steps.eval.params.k"
 TELL = 'echo "{\\"acc\\": $(cat $IN_model/lr)$PARAM_k}" > $OUT/metrics.json'
@@ -101,6 +102,15 @@ def test_each_point_has_its_results_under_its_label(flow: Flow) -> None:
     shown = open_artifact(views / "lr=0.2,k=2/model")
     assert shown.hash == open_artifact(run.result("train@lr=0.2")).hash
     assert not (flow.project / "model").exists(), "no point is the pipeline itself"
+
+
+def test_a_sweep_that_came_later_takes_no_place_of_a_plain_run(flow: Flow) -> None:
+    pipeline = three(flow)
+    plain, _ = pipeline.start()
+    assert pipeline.sweep(grid((0.1, 0.2), (1, 2))).run().succeeded
+    assert not (flow.project / "model").exists()
+    assert drive(plain).succeeded
+    assert (flow.project / "model/lr").read_text() == "0.1\n"
 
 
 def test_a_poisoned_point_blocks_only_its_own_and_resume_runs_just_that_one(flow: Flow) -> None:

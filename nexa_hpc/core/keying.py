@@ -130,6 +130,7 @@ class Keying:
         self._keys[node.name] = key = step_key(document)
         return Instance(
             step=node.name,
+            declared_step="" if node.name == step.id else step.id,
             key=key,
             uses=step.uses,
             kind=handler.kind,

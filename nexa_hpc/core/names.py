@@ -25,7 +25,7 @@ def named(instances: Mapping[str, Instance], points: Sequence[Point]) -> dict[st
     names: dict[str, str] = {}
     taken: set[str] = set()
     for old, instance in instances.items():
-        step = old.partition("#")[0]
+        step = instance.step_id
         common = _common([overrides[point] for point in instance.points], words)
         said = label(common, words)
         name = f"{step}@{said}" if said else step
@@ -33,10 +33,7 @@ def named(instances: Mapping[str, Instance], points: Sequence[Point]) -> dict[st
             name = f"{step}@{said}~{instance.points[0]}".replace("@~", "@")
         taken.add(name)
         names[old] = name
-    declared = {
-        old: i.replaced(declared_step=old.partition("#")[0]) for old, i in instances.items()
-    }
-    return {names[old]: instance.renamed(names) for old, instance in declared.items()}
+    return {names[old]: instance.renamed(names) for old, instance in instances.items()}
 
 
 def _common(overrides: Sequence[Mapping[str, Any]], keys: Mapping[str, str]) -> dict[str, Any]:

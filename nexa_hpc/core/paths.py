@@ -51,6 +51,12 @@ def _anywhere(root: Path, text: str) -> Path:
     return Path(os.path.abspath(root / os.path.expanduser(text)))
 
 
+def user_cache() -> Path:
+    """Return where this user's processes keep what they know; nothing is lost with it."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "nexa_hpc"
+
+
 def find_root(start: Path, file: Path | None = None, project: Path | None = None) -> Path:
     """Return the project root: `project`, else the nearest ancestor of `start` that holds
     `.nexa_state` or `nexa.yaml`, else the nearest ancestor of `file` with `configs/`, else `start`.

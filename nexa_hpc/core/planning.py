@@ -13,16 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from nexa_hpc.core.checks import Drafts, PlanRequest, check_steps
+from nexa_hpc.core.checks import PlanRequest
 from nexa_hpc.core.decisions import Decider
-from nexa_hpc.core.graph import Graph, check_graph, graph_of
+from nexa_hpc.core.graph import Graph, graph_of
 from nexa_hpc.core.handlers import Handler
 from nexa_hpc.core.hub_cache import HubName, missing, names_of
 from nexa_hpc.core.instances import RUN, Instance, read_steps
 from nexa_hpc.core.keying import Keying
 from nexa_hpc.core.names import named, unvaried
-from nexa_hpc.core.nodes import Node, implied, nodes_of
-from nexa_hpc.core.outs import check_outs
+from nexa_hpc.core.nodes import Node, nodes_of
 from nexa_hpc.core.points import Point
 from nexa_hpc.errors import Problem, SpecError, UnsupportedError
 
@@ -76,17 +75,6 @@ def make_plan(request: PlanRequest) -> Plan:
         request.points,
         request.reruns,
     )
-
-
-def check(request: PlanRequest) -> tuple[Drafts, dict[str, list[str]]]:
-    """Return what checking finds out, all problems included, and the edges that inputs imply."""
-    drafts = check_steps(request)
-    drafts.problems += check_outs(
-        request.spec, request.document, request.paths, request.settings.allow_absolute_out
-    )
-    edges = implied(drafts)
-    drafts.problems += check_graph(request.spec.steps, edges, request.document)
-    return drafts, edges
 
 
 def _raise_problems(problems: Sequence[Problem], unsupported: Sequence[Problem]) -> None:

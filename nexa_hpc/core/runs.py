@@ -74,6 +74,11 @@ class Run:
         ]
 
     @cached_property
+    def keys_at_points(self) -> Mapping[tuple[str, str], str]:
+        """Step id and point -> the key of the result that the point asks for."""
+        return {(i.step_id, p): i.key for i in self.instances.values() for p in i.points}
+
+    @cached_property
     def _labels(self) -> Mapping[str, str]:
         return {point.name: point.label for point in self.points}
 
@@ -196,19 +201,18 @@ def newest_run(paths: ProjectPaths, pipeline: str) -> Run | None:
 def is_asked(newest: Run | None, instance: Instance) -> bool:
     """Return whether the pipeline's newest run, if it is another one, asks for this very result.
 
-    A point of a sweep has a place of its own: only that point with another result takes it.
+    A point of a sweep has a place of its own: only that point with another result takes it, and a
+    point takes none of a plain run.
     """
     if newest is None:
         return True
     if instance.points:
-        mine = set(instance.points)
-        return not any(
-            other.step_id == instance.step_id and other.key != instance.key
-            for other in newest.instances.values()
-            if mine.intersection(other.points)
-        )
-    asked = newest.instances.get(instance.step)
-    return asked is not None and asked.key == instance.key
+        asked = (newest.keys_at_points.get((instance.step_id, p)) for p in instance.points)
+        return all(key in (None, instance.key) for key in asked)
+    same = newest.instances.get(instance.step)
+    if newest.points and (same is None or same.points):
+        return True
+    return same is not None and same.key == instance.key
 
 
 def all_runs(paths: ProjectPaths) -> list[Run]:

@@ -23,6 +23,7 @@ from typing import Any
 from nexa_hpc.core import atomic
 from nexa_hpc.core.access import PRIVATE
 from nexa_hpc.core.canonical import canonical_json
+from nexa_hpc.core.paths import user_cache
 from nexa_hpc.core.reading import read_json_or_none
 
 ANSWER_S = 180.0
@@ -77,9 +78,8 @@ def _cache_file(interpreter: Path, config: str) -> Path | None:
     if len(releases) != 1:
         return None
     facts = json.dumps([config, str(interpreter), releases, _PROGRAM.read_text(encoding="utf-8")])
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     name = hashlib.sha256(facts.encode()).hexdigest()
-    return Path(base) / "nexa_hpc" / "axolotl" / f"{name}.json"
+    return user_cache() / "axolotl" / f"{name}.json"
 
 
 def _keep(file: Path, told: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nexa_hpc.core import atomic
 from nexa_hpc.core.access import PRIVATE
-from nexa_hpc.schedulers.slurm.queue import cache_folder
+from nexa_hpc.core.paths import user_cache
 
 _DAY_S = 86_400
 
@@ -23,7 +23,7 @@ def this_cluster() -> str | None:
     inside = os.environ.get("SLURM_CLUSTER_NAME")
     if inside:
         return inside
-    file = cache_folder() / f"cluster-{socket.gethostname()}.json"
+    file = user_cache() / f"cluster-{socket.gethostname()}.json"
     known = _fresh(file)
     if known is not None:
         return known

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import atexit
 import json
-import os
 import time
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from nexa_hpc.core import atomic
 from nexa_hpc.core.access import PRIVATE
+from nexa_hpc.core.paths import user_cache
 from nexa_hpc.core.reading import read_json_or_none
 from nexa_hpc.errors import SchedulerError, StateError
 from nexa_hpc.schedulers.slurm.commands import run_slurm
@@ -114,7 +113,7 @@ class Queue:
     """Asks Slurm for one user, and shares the answers through a file in the user's cache."""
 
     def __init__(self, cluster: str, *, least_interval_s: float, accounting: bool = True) -> None:
-        self._file = cache_folder() / f"queue-{cluster}.json"
+        self._file = user_cache() / f"queue-{cluster}.json"
         self._least_interval_s = least_interval_s
         self.has_accounting = accounting
         """Whether the site keeps accounts, so that a job that squeue forgets is remembered."""
@@ -225,12 +224,6 @@ class Queue:
             atomic.write_file(self._file, json.dumps(content))
         except OSError:
             return  # A full home: the next process asks for itself.
-
-
-def cache_folder() -> Path:
-    """Return where this user's processes share what they know; nothing is lost with it."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "nexa_hpc"
 
 
 def _enter(job: _Job, indices: frozenset[int] | int | None, word: Word) -> None:
