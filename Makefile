@@ -11,11 +11,13 @@
 #   PYTHON=python3.12          the interpreter, 3.10 to 3.13
 #   TORCH="torch==2.13.0 ..."  what pip is told first: name here the build for your hardware
 #                              (with its --index-url), or pip may take a GPU build of several GB
+#   WORKERS=2                  processes of `make test`; one of them has the tests that need Slurm
 #   ARGS="-k registry"         more arguments for pytest (with them, coverage is not judged)
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 ARGS ?=
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -89,7 +91,7 @@ demo-axolotl: $(VENV)/.demo $(AXOLOTL)/.made $(WHEELS)
 	@echo "The reports: artifacts/eval/chats_before/report.html and chats_after/report.html"
 
 test: $(VENV)/.dev $(VENV)/.demo $(RATINGS)
-	$(BIN)/python -m pytest --cov --cov-report= $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report= $(ARGS)
 ifeq ($(ARGS),)
 	$(BIN)/coverage report --include='nexa_hpc/core/*' --fail-under=90
 endif

@@ -28,6 +28,24 @@ def child_environment(**changes: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path), **changes}
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests that share the one cluster in one of the processes of `pytest -n`."""
+    for item in items:
+        if item.get_closest_marker("slurm") is not None:
+            item.add_marker(pytest.mark.xdist_group("slurm"))
+
+
+@pytest.fixture(autouse=True)
+def _unmeasured_in_slurm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure no coverage in the processes that Slurm tests start.
+
+    It makes each half as dear again, and the other tests cover the core without them.
+    """
+    if request.node.get_closest_marker("slurm") is not None:
+        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """An empty project: a folder that `find_root` stops at."""

@@ -28,7 +28,7 @@ AFTERCORR_DEFAULT = 10
 """`correspond_after_task_cnt` where it is not set; slurmctld takes no lower one."""
 MIB_PER_GB = 1024
 """Slurm counts in MiB, and calls 1024 of them a G."""
-_NAME_TIMEOUT_S = 10
+_NAME_TIMEOUT_S = 3
 _CONF_FILES = ("/etc/slurm/slurm.conf", "/run/slurm/conf/slurm.conf", "/etc/slurm-llnl/slurm.conf")
 _NOTHING = ("", "(null)", "N/A", "NONE", "UNLIMITED", "INFINITE")
 _GPUS = re.compile(r"(?:^|,)gpu(?::[^,:()]+)?:(?P<count>\d+)")
