@@ -11,19 +11,20 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import RunCli, child_environment
+from served import Site, processes_of, site
 from slurm_fixtures import wait_until
 
 from nexa_hpc.backends import model_files
 from nexa_hpc.core.servers import Servers
 from nexa_hpc.runners import serving
 
-TOKEN_FLAGS = ("-O", "token=true", "-O", "threads=1")
+__all__ = ["site"]
 
 
 def write_model(folder: Path, **config: Any) -> Path:
@@ -34,19 +35,6 @@ def write_model(folder: Path, **config: Any) -> Path:
     content = struct.pack("<Q", len(header)) + header + bytes(8)
     (folder / "model.safetensors").write_bytes(content)
     return folder
-
-
-def processes_of(name: str) -> list[int]:
-    """Return the processes of servers whose tags begin with `name`."""
-    wanted = f"NEXA_HPC_SERVER={name}-".encode()
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if any(v.startswith(wanted) for v in (folder / "environ").read_bytes().split(b"\0")):
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
 
 
 # ------------------------------------------------------------------------- refused before any start
@@ -177,6 +165,22 @@ def test_vllm_is_started_as_its_distribution_wants(
     assert "a token is made" in run_cli(*asked, "-O", "api_key=x", expect=2).stderr
 
 
+def test_a_job_asks_for_as_many_gpus_as_the_model_is_spread_over(
+    project: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    write_model(project / "m")
+    python = FakeVllm(tmp_path / "env", "vllm").python
+    asked = ["serve", "start", "m", "--backend", "vllm", "--python", python, "--dry-run"]
+    asked += ["--scheduler", "slurm", "--tensor-parallel", "2"]
+    script = run_cli(*asked).stdout
+    assert "#SBATCH --gpus-per-node=2" in script
+    assert "--tensor-parallel-size 2" in script
+    assert "gpus-per-node" not in run_cli(*asked, "--sbatch", "gpus=2").stdout
+    assert "do not agree" in run_cli(*asked, "--sbatch", "gpus=4", expect=2).stderr
+    wrong = run_cli(*asked[:7], "--sbatch", "time=5", expect=2).stderr
+    assert "add `--scheduler slurm`" in wrong
+
+
 def test_without_vllm_there_its_backend_is_refused(project: Path, run_cli: RunCli) -> None:
     write_model(project / "m")
     done = run_cli("serve", "start", "m", "--backend", "vllm", "--python", "/none", expect=2)
@@ -184,50 +188,6 @@ def test_without_vllm_there_its_backend_is_refused(project: Path, run_cli: RunCl
 
 
 # ------------------------------------------------------------------------------------ real servers
-
-
-class Site:
-    """A project whose servers are started and stopped by the command line."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        (root / "nexa.yaml").write_text("{}\n")
-
-    def serve(self, *args: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-        """Run `nexa-hpc serve ARGS`."""
-        done = subprocess.run(
-            [sys.executable, "-m", "nexa_hpc", "serve", *args],
-            cwd=self.root, env=child_environment(), capture_output=True, text=True, timeout=180,
-        )  # fmt: skip
-        assert done.returncode == expect, done.stdout + done.stderr
-        return done
-
-    def start(self, model: str, name: str, *more: str) -> str:
-        """Start a server and return its URL."""
-        return self.serve("start", model, "--name", name, *TOKEN_FLAGS, *more).stdout.strip()
-
-    def state(self, name: str) -> dict[str, Any]:
-        """Return what `serve list` says of `name`."""
-        listed = json.loads(self.serve("list", "--json").stdout)
-        return next((row for row in listed if row["name"] == name), {"state": "ABSENT"})
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A project with a tiny causal model; what runs at the end is stopped."""
-    pytest.importorskip("torch")
-    pytest.importorskip("fastapi")
-    import hf_tiny
-
-    root = tmp_path_factory.mktemp("serving")
-    folder = hf_tiny.save_llama(root / "tiny")
-    tokenizer = hf_tiny.make_tokenizer()
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
-    tokenizer.save_pretrained(folder)
-    found = Site(root)
-    yield found
-    for name in Servers(root / ".nexa_state/serve").names():
-        found.serve("stop", name)
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ def sbatch(
     root = find_root(Path.cwd(), file, session.project)
     session.announce_root(root)
     template = find_template(root, name)
-    cluster = _cluster(root)
+    cluster = cluster_here(root)
     filled, asked = options(cluster, policy_of(site_config(root)), given)
     python = Path(cluster.python or sys.executable)
     script = render(template, [_from(root, file), *arguments], filled, asked, python)
@@ -72,7 +72,8 @@ def sbatch(
     print(f"its log is in {root}; nexa-hpc status shows the run once it has begun", file=sys.stderr)
 
 
-def _cluster(root: Path) -> Cluster:
+def cluster_here(root: Path) -> Cluster:
+    """Return what is known of the cluster of this host, for the project at `root`."""
     name = this_cluster()
     return cluster_of(site_config(root), name) if name is not None else Cluster(name="unknown")
 

@@ -6,27 +6,25 @@ What a script reads goes to stdout, everything else to stderr. All but `start` i
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from pathlib import Path
-from typing import Any
 
 import click
 
+from nexa_hpc.cli.serve_start import servers_of, start
 from nexa_hpc.cli.session import Session
 from nexa_hpc.cli.tables import local_time, print_table
-from nexa_hpc.core.servers import Servers, answers
-from nexa_hpc.errors import StepError, UserError
+from nexa_hpc.core.servers import SLURM, Condition, Servers, answers
+from nexa_hpc.errors import StepError
 
 _FOLLOW_S = 0.3
 
 
 @click.group("serve")
 def group() -> None:
-    """Servers of models: OpenAI's endpoints, or /classify, on this machine.
+    """Servers of models: OpenAI's endpoints, or /classify, on this machine or as jobs in Slurm.
 
     \b
     Example:
@@ -35,99 +33,12 @@ def group() -> None:
     """
 
 
+group.add_command(start)
+
+
 def _servers(session: Session) -> Servers:
     session.announce_root()
-    return Servers(session.paths.servers)
-
-
-@group.command()
-@click.argument("model")
-@click.option("--name", help="What to call it (default: after the model).")
-@click.option("--backend", default="hf_runtime", show_default=True, help="Or: vllm.")
-@click.option("--host", help="What to listen on (default: 127.0.0.1).")
-@click.option("--port", type=int, help="Default: 0, a free one.")
-@click.option("--tensor-parallel", type=int, help="Over how many GPUs a model is spread.")
-@click.option("--python", help="The interpreter that has the backend (default: this one).")
-@click.option("-O", "options", multiple=True, metavar="NAME=VALUE", help="The server's options.")
-@click.option("--dry-run", is_flag=True, help="Print the command that would be run.")
-@click.pass_obj
-def start(
-    session: Session,
-    model: str,
-    name: str | None,
-    backend: str,
-    host: str | None,
-    port: int | None,
-    tensor_parallel: int | None,
-    python: str | None,
-    options: Sequence[str],
-    dry_run: bool,
-) -> None:
-    """Serve MODEL, a folder or models:NAME@TAG; return when it answers.
-
-    The URL goes to stdout. It runs until `serve stop`, from any session.
-
-    \b
-    Example:
-      nexa-hpc serve start artifacts/checkpoints/minilm --name sentiment
-      nexa-hpc serve start models/smollm2 -O max_batch=16 -O token=true
-    """
-    # Imported here: the other commands need none of it.
-    from nexa_hpc.runners import serving
-
-    servers = _servers(session)
-    given = {"host": host, "port": port, "tensor_parallel": tensor_parallel, "python": python}
-    asked = {key: value for key, value in given.items() if value is not None}
-    params = {**_options(options), **asked}
-    called = name or _name_after(serving.model_name(model))
-    _refuse(serving.problems(backend, {**params, "name": called}))
-    folder = _model(session, model)
-    handle = serving.make_handle(called, folder, model, backend, params)
-    if dry_run:
-        click.echo(shlex.join(handle.argv))
-        return
-    ready = serving.start(servers, handle, lambda text: click.echo(text, err=True))
-    if ready.token_variable:
-        click.echo(f"clients show a token: nexa-hpc serve url {called} --token", err=True)
-    click.echo(f"serving '{ready.served_as}' as {called}", err=True)
-    click.echo(ready.url)
-
-
-def _options(texts: Sequence[str]) -> dict[str, Any]:
-    found = {}
-    for text in texts:
-        name, is_given, value = text.partition("=")
-        if not is_given:
-            raise UserError(f"-O {text}: say NAME=VALUE")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
-    return found
-
-
-def _refuse(problems: Any) -> None:
-    told = [f"{place.removeprefix('params.')}: {message}" for place, message in problems]
-    if told:
-        raise UserError("\n".join(told))
-
-
-def _name_after(title: str) -> str:
-    return "".join(c if c.isascii() and c.isalnum() else "-" for c in title).strip("-")[:64]
-
-
-def _model(session: Session, text: str) -> Path:
-    # Imported here: the other commands need none of it.
-    from nexa_hpc.core.artifacts import place_of
-    from nexa_hpc.core.inputs import MODELS_PREFIX, PACKAGE_PREFIX, package_path
-    from nexa_hpc.core.registry import Registry
-
-    if text.startswith(MODELS_PREFIX):
-        registry = Registry(session.paths.registry, project=session.paths.root)
-        return registry.resolve(text).path
-    if text.startswith(PACKAGE_PREFIX):
-        return package_path(text)
-    return place_of(session.paths.root / text)
+    return servers_of(session)
 
 
 @group.command("list")
@@ -152,7 +63,7 @@ def list_servers(session: Session, as_json: bool) -> None:
                 {
                     "name": name,
                     "state": condition.value,
-                    "url": handle.url if condition.lives else "",
+                    "url": handle.url if condition is Condition.HEALTHY else "",
                     "model": handle.model,
                     "backend": handle.backend,
                     "since": since,
@@ -252,9 +163,12 @@ def health(session: Session, name: str) -> None:
 def _live_url(servers: Servers, name: str) -> str:
     handle = servers.get(name)
     condition, message = servers.condition(handle)
-    if not condition.lives or not handle.url:
+    if condition is not Condition.HEALTHY:
         told = f": {message}" if message else ""
         raise StepError(
             f"server '{name}' is {condition.value}{told}", hint=f"nexa-hpc serve logs {name}"
         )
+    # Its node may have gone since Slurm, or the disk, last told of it.
+    if handle.scheduler == SLURM and (silence := answers(handle.url)) is not None:
+        raise StepError(f"server '{name}' does not answer at {handle.url}: {silence}")
     return handle.url

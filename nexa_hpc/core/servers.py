@@ -19,7 +19,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from nexa_hpc.core import atomic
@@ -29,6 +29,8 @@ from nexa_hpc.core.leftovers import end_leftovers
 from nexa_hpc.core.reading import list_names, read_json_or_none
 from nexa_hpc.errors import StateError, StepError, UnknownNameError, UserError, nearest
 
+LOCAL, SLURM = "local", "slurm"
+"""Where a server runs: on the machine that started it, or as a job."""
 TAG_VARIABLE = "NEXA_HPC_SERVER"
 """Names, in the environment of a server and all it starts, which one they are of."""
 STOP_GRACE_S = 20.0
@@ -76,6 +78,9 @@ class Handle:
     created_at: float
     deadline_s: float
     """How long it may take to answer."""
+    scheduler: str = LOCAL
+    restarts: int = 0
+    """How often its job had been requeued when its supervisor began."""
     supervisor: Mapping[str, Any] | None = None
     url: str = ""
     """Where it answers; empty until it has."""
@@ -98,11 +103,25 @@ class Handle:
         return asdict(self)
 
 
-class Servers:
-    """The servers of one project; `folder` is `ProjectPaths.servers`."""
+class Jobs(Protocol):
+    """Who knows of the jobs that hold servers: `schedulers.slurm.server_jobs`."""
 
-    def __init__(self, folder: Path) -> None:
+    def condition(self, handle: Handle) -> tuple[Condition, str]:
+        """Return what is true of a server that is a job, and why."""
+
+    def cancel(self, handle: Handle) -> None:
+        """End its job and return when that is done; raises StepError where it goes on."""
+
+
+class Servers:
+    """The servers of one project; `folder` is `ProjectPaths.servers`.
+
+    Without `jobs`, those in Slurm are known by what their supervisors write alone.
+    """
+
+    def __init__(self, folder: Path, jobs: Jobs | None = None) -> None:
         self.folder = folder
+        self._jobs = jobs
         self._watch = Watch(folder)
 
     def file(self, name: str, kind: str = "json") -> Path:
@@ -141,6 +160,8 @@ class Servers:
 
     def condition(self, handle: Handle) -> tuple[Condition, str]:
         """Return what is true of a server, as far as this machine knows, and why."""
+        if handle.scheduler == SLURM and self._jobs is not None:
+            return self._jobs.condition(handle)
         if handle.ended:
             return Condition(handle.ended), handle.message
         if handle.supervisor is None:
@@ -189,10 +210,12 @@ class Servers:
             if not condition.lives or now.supervisor is None:
                 break
             if time.monotonic() > deadline:
-                if not _is_here(now):
+                if now.scheduler == LOCAL and not _is_here(now):
                     raise StepError(f"'{handle.name}' on {_where(now)} has not ended yet")
                 break
             time.sleep(_POLL_S)
+        if handle.scheduler == SLURM and self._jobs is not None:
+            self._jobs.cancel(handle)
         # What a supervisor that was killed could not end.
         end_leftovers(handle.tag, TAG_VARIABLE)
         self.forget(handle)

@@ -128,7 +128,7 @@ def start(servers: Servers, handle: Handle, tell: Callable[[str], None] = lambda
     Raises StepError with the end of its log where it does not come up; then, and when this is
     interrupted, nothing of it is left.
     """
-    servers.create(handle, secrets.token_urlsafe(32) if handle.token_variable else None)
+    create(servers, handle)
     with atomic.open_log(servers.file(handle.name, "log")) as log:
         supervisor = subprocess.Popen(
             supervising.command(servers, handle),
@@ -140,35 +140,49 @@ def start(servers: Servers, handle: Handle, tell: Callable[[str], None] = lambda
             start_new_session=True,
         )
     try:
-        return _await(servers, handle, supervisor, tell)
+        return await_healthy(servers, handle, lambda: _ended(supervisor), tell)
     except (KeyboardInterrupt, Interrupted):
         servers.stop(handle)
         raise
+
+
+def create(servers: Servers, handle: Handle) -> None:
+    """Record `handle`, with a new token where it has one; raises UserError where its name lives."""
+    servers.create(handle, secrets.token_urlsafe(32) if handle.token_variable else None)
+
+
+def _ended(supervisor: subprocess.Popen[bytes]) -> str:
+    code = supervisor.poll()
+    return f"its supervisor ended with {_code(code)}" if code is not None else ""
 
 
 def _plain_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "NEXA_HPC_ATTEMPT"}
 
 
-def _await(
+def await_healthy(
     servers: Servers,
     handle: Handle,
-    supervisor: subprocess.Popen[bytes],
+    ended: Callable[[], str],
     tell: Callable[[str], None],
 ) -> Handle:
+    """Return the handle of a server that is starting once it answers; `ended` says how it ended.
+
+    Raises StepError with the end of its log where it does not come up, and has then stopped it.
+    """
     began = told_at = time.monotonic()
     while True:
-        code = supervisor.poll()
+        how = ended()
         now = servers.find(handle.name)
         if now is None or now.tag != handle.tag:
             raise StepError(f"server '{handle.name}' was stopped while it started")
         condition, message = servers.condition(now)
-        if condition is Condition.HEALTHY and code is None:
+        if condition is Condition.HEALTHY and not how:
             for note in now.notes:
                 tell(note)
             return now
-        if not condition.lives or code is not None:
-            told = message or f"its supervisor ended with {_code(code)}"
+        if not condition.lives or how:
+            told = message or how
             last = servers.tail(handle.name)
             servers.stop(replace(now, ended=Condition.CRASHED.value))
             raise StepError(
@@ -177,7 +191,8 @@ def _await(
             )
         if time.monotonic() - told_at > _TELL_S:
             told_at = time.monotonic()
-            tell(f"starting: {told_at - began:.0f} s; {servers.tail(handle.name, 1)[-100:]}")
+            last = message or servers.tail(handle.name, 1)[-100:]
+            tell(f"starting: {told_at - began:.0f} s; {last}")
         time.sleep(_POLL_S)
 
 

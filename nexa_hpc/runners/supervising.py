@@ -35,9 +35,9 @@ _PORTS = 5
 _TAKEN = "already in use"
 
 
-def command(servers: Servers, handle: Handle) -> list[str]:
-    """Return the argv of the supervisor of `handle`."""
-    return [sys.executable, "-c", START, str(servers.folder), handle.name, handle.tag, str(ROOT)]
+def command(servers: Servers, handle: Handle, python: str = sys.executable) -> list[str]:
+    """Return the argv of the supervisor of `handle`, in the interpreter `python`."""
+    return [python, "-c", START, str(servers.folder), handle.name, handle.tag, str(ROOT)]
 
 
 class Supervisor:
@@ -46,7 +46,15 @@ class Supervisor:
     def __init__(self, servers: Servers, handle: Handle) -> None:
         self._servers = servers
         here = Driver.this_process(servers.folder, servers.folder)
-        self.handle = replace(handle, supervisor=here.to_json())
+        # Of a job that was requeued, nothing stands that it said when it ran before.
+        self.handle = replace(
+            handle,
+            supervisor=here.to_json(),
+            restarts=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+            url="",
+            ended="",
+            message="",
+        )
         self._asked = ""
         self._looked_at = 0.0
 
@@ -54,8 +62,8 @@ class Supervisor:
         """Take a signal for the wish that the server end."""
         self._asked = f"stopped by {signal.Signals(signum).name}"
 
-    def run(self) -> None:
-        """Serve until the server ends or is to end; the handle then says how."""
+    def run(self) -> Condition:
+        """Serve until the server ends or is to end; the handle then says how, as is returned."""
         self._servers.update(self.handle)
         deadline = time.monotonic() + self.handle.deadline_s
         for _ in range(_PORTS):
@@ -67,6 +75,7 @@ class Supervisor:
         else:
             ended, message = Condition.CRASHED, f"{_PORTS} ports were taken, one after the other"
         self._servers.update(replace(self.handle, ended=ended.value, message=message))
+        return ended
 
     def _serve(self, port: int, deadline: float) -> tuple[Condition, str]:
         handle = self.handle
@@ -152,7 +161,8 @@ def main() -> None:
     supervisor = Supervisor(servers, handle)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, supervisor.ask_to_stop)
-    supervisor.run()
+    # What Slurm is told of the job that it is.
+    sys.exit(0 if supervisor.run() is Condition.STOPPED else 1)
 
 
 _prctl = getattr(ctypes.CDLL(None), "prctl", None)
