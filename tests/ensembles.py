@@ -11,6 +11,7 @@ from typing import Any
 
 from conftest import child_environment
 from flows import Flow
+from slurm_fixtures import PATIENCE
 
 from nexa_hpc.core import records
 from nexa_hpc.core.ranks import Ranks
@@ -107,8 +108,10 @@ class Ensemble:
         )
 
     def wait(self, timeout_s: float = 60) -> list[int]:
-        """Wait for all ranks and return their exit codes."""
-        self.said = [process.communicate(timeout=timeout_s)[0] for process in self.processes]
+        """Wait for all ranks, `PATIENCE` times as long, and return their exit codes."""
+        self.said = [
+            process.communicate(timeout=timeout_s * PATIENCE)[0] for process in self.processes
+        ]
         return [process.returncode for process in self.processes]
 
     def end(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from conftest import child_environment
 
-PATIENCE_S = 30.0
+PATIENCE_S = 180.0
 
 StepDict = dict[str, Any]
 

@@ -19,7 +19,7 @@ from slurm_flows import CLUSTER, POLICY
 
 PLUGIN = REPOSITORY / "nexa_hpc" / "_hydra_plugins" / "nexa_launcher"
 LAUNCHER = "hydra/launcher=nexa_slurm"
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 # Every execution leaves a line outside of the sweep's folders, so that a test can count them.
 APP = """\
 import os, pathlib, time

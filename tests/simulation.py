@@ -33,7 +33,7 @@ from nexa_hpc.core.standings import Truth, fold
 from nexa_hpc.schedulers.base import Element, JobReport
 
 NEGATIVE_S = 30.0
-PATIENCE_S = 30.0
+PATIENCE_S = 180.0
 _LOOKING = ("stat", "lstat", "readlink", "listdir", "scandir", "access")
 _MAKING = {"mkdir": 0, "link": 1, "symlink": 1, "rename": 1, "replace": 1}
 _REMOVING = ("unlink", "rmdir", "remove")

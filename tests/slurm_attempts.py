@@ -144,7 +144,7 @@ def preempt(flow: SlurmFlow, job: str) -> None:
     unpause(flow, job)
 
 
-def settle_unpaused(flow: SlurmFlow, step: str, timeout_s: float = 150) -> dict[str, str]:
+def settle_unpaused(flow: SlurmFlow, step: str, timeout_s: float = 400) -> dict[str, str]:
     """Return step -> state when all have settled, with requeued starts of `step` sped up."""
     deadline = time.monotonic() + timeout_s
     while (entry := flow.status()[step])["status"] in ("SUBMITTED", "RUNNING"):

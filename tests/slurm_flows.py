@@ -12,7 +12,7 @@ from conftest import RunCli
 from flows import Flow
 from slurm_fixtures import SlurmCluster
 
-PATIENCE_S = 90.0
+PATIENCE_S = 240.0
 CLUSTER = """\
 name: mini
 min_poll_interval_s: 0.5

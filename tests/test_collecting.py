@@ -630,7 +630,7 @@ def test_gc_beside_a_starting_run_loses_nothing_that_it_relies_on(
         assert (done.result("reader") / "y").read_text() == "x\n"
         for step in ("shared", "reader"):
             assert verify(open_artifact(done.result(step))) == []
-    told = collector.communicate(timeout=60)[0].split()
+    told = collector.communicate(timeout=240)[0].split()
     assert collector.returncode == 0
     moved, restored = map(int, told)
     computed = count.read_text().count("x")

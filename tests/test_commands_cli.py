@@ -300,7 +300,7 @@ def on_a_terminal(flow: Flow, *args: str) -> tuple[int, str]:
     except OSError:
         pass  # Linux says EIO when the last process has closed the terminal.
     os.close(terminal)
-    return process.wait(30), shown.decode()
+    return process.wait(120), shown.decode()
 
 
 def test_a_terminal_shows_a_live_table_and_ends_with_it(flow: Flow) -> None:

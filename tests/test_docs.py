@@ -35,7 +35,7 @@ def snippet(language: str, holding: str) -> str:
 def test_the_python_snippet_of_a_sweep_runs_as_it_stands(project: Path) -> None:
     script = snippet("python", "seeds.yaml")
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=project, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", script], cwd=project, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"seed={n} COMPLETED {n}" for n in (1, 2, 3)]

@@ -118,7 +118,7 @@ def _refuse_in_little_memory(path: Path) -> tuple[float, str]:
     plain = {k: v for k, v in child_environment().items() if not k.startswith("COV")}
     done = subprocess.run(
         [sys.executable, "-c", _CHILD, str(path)],
-        env=plain, capture_output=True, text=True, timeout=60,
+        env=plain, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     seconds, message = json.loads(done.stdout)

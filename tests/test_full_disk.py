@@ -177,7 +177,7 @@ def test_a_full_disk_of_logs_and_records_does_not_kill_a_running_step(
     prints = f"head -c 3000000 /dev/zero | tr '\\0' x; echo whole > $OUT/x; rm -f {state}/filler*"
     file = flow.write(flow.step("prints", f"cp -r ../filler {state}; {prints}", out="out/x"))
     (tmp_path / "filler").write_bytes(b"x" * 700_000)
-    run_cli("run", file, "--jobs", jobs, timeout_s=60)
+    run_cli("run", file, "--jobs", jobs, timeout_s=240)
     assert (project / "out/x/x").read_text() == "whole\n", "published, though its log is short"
     (log,) = state.glob("flow/runs/*/logs/*")
     assert 0 < log.stat().st_size < 3_000_000

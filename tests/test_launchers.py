@@ -193,7 +193,7 @@ def test_nothing_that_torchrun_started_outlives_the_step(flow: Flow) -> None:
     until(lambda: len(pids_in(pids)) == 2)
     driver.send(signal.SIGTERM)
     # torchrun gives its processes 30 s, and so do we.
-    driver._process.wait(60)
+    driver._process.wait(180)
     assert alive(pids_in(pids)) == []
     assert flow.states() == {"a": "CANCELLED"}
 

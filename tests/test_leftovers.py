@@ -61,7 +61,7 @@ def test_a_tagged_process_and_what_it_started_are_ended(start: Start) -> None:
     (child,) = children(process.pid)
     time.sleep(0.05)  # until the child has become `sleep`
     assert end_leftovers(TAG) == 2
-    assert process.wait(5) == -9
+    assert process.wait(60) == -9
     assert not Path(f"/proc/{child}/exe").exists()
 
 

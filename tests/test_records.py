@@ -192,7 +192,7 @@ def test_of_many_processes_exactly_one_writes_each_record(folder: Path, part: st
     winners: dict[int, int] = {}
     done = 0
     while done < PROCESSES:
-        number, who = won.get(timeout=60)
+        number, who = won.get(timeout=240)
         if number == 0:
             done += 1
             continue

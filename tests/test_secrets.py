@@ -153,7 +153,9 @@ def test_a_live_terminal_shows_it_no_more(project: Path) -> None:
     script = ["script", "-qec", f"{sys.executable} -m nexa_hpc run p.yaml", "/dev/null"]
     environment = {**child_environment(), NAME: CANARY, "TERM": "xterm"}
     try:
-        done = subprocess.run(script, cwd=project, env=environment, capture_output=True, timeout=60)
+        done = subprocess.run(
+            script, cwd=project, env=environment, capture_output=True, timeout=240
+        )
     except FileNotFoundError:
         pytest.skip("needs script(1)")
     assert done.returncode == 0, done.stdout

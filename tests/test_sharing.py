@@ -140,7 +140,7 @@ def test_two_users_publish_into_one_store_at_once(two: tuple[User, User]) -> Non
         user.write("p.yaml", pipeline(name, *steps))
         running.append(user.start("run", "p.yaml", umask=0o077))
     for process in running:
-        told, _ = process.communicate(timeout=120)
+        told, _ = process.communicate(timeout=400)
         assert process.returncode == 0, told
     assert two[0].run("artifacts", "verify").stdout.startswith("12 whole")
 

@@ -41,7 +41,7 @@ def test_independent_steps_run_at_the_same_time(project: Path, run_cli: RunCli) 
     # Each waits for the other: one after the other, neither would end.
     wait = "touch {me}; until [ -e {other} ]; do sleep 0.05; done"
     write(project, wait.format(me="a", other="b"), wait.format(me="b", other="a"))
-    done = run_cli("run", "p.yaml", "--jobs", "2", timeout_s=60)
+    done = run_cli("run", "p.yaml", "--jobs", "2", timeout_s=240)
     assert states(run_cli) == dict.fromkeys(("a", "b", "below"), "COMPLETED")
     assert "below | below" in done.stdout
 
@@ -102,7 +102,7 @@ def start(project: Path) -> subprocess.Popen[str]:
 
 
 def wait_for(paths: list[Path]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not all(path.exists() for path in paths):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -124,10 +124,10 @@ def test_no_worker_outlives_its_driver(project: Path, run_cli: RunCli, number: i
     time.sleep(0.1)
     pids = [int(file.read_text()) for file in files]
     os.kill(driver.pid, number)
-    assert driver.wait(timeout=30) in (130, -signal.SIGKILL)
+    assert driver.wait(timeout=120) in (130, -signal.SIGKILL)
     assert driver.stdout is not None
     driver.stdout.close()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while any(is_alive(pid) for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.05)

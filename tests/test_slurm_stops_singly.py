@@ -30,7 +30,7 @@ def gated(slurm_flow: SlurmFlow) -> Iterator[Gated]:
 
 def submit(gated: Gated, *points: int, **policy: Any) -> None:
     driver = gated.start(points, scheduler="slurm", wait=False, policy=policy)
-    assert driver.wait(60) == 1  # Nothing has succeeded yet.
+    assert driver.wait(180) == 1  # Nothing has succeeded yet.
 
 
 def test_of_a_sweep_in_slurm_a_running_and_a_waiting_point_are_stopped(

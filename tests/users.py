@@ -85,7 +85,7 @@ class User:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=400,
         )
         told = f"{args}: exit code {done.returncode}, not {expect}\n{done.stdout}\n{done.stderr}"
         assert done.returncode == expect, told
