@@ -27,6 +27,8 @@ from hf_tiny import (
 
 from nexa_hpc.errors import StepError, UserError
 
+pytestmark = pytest.mark.slow
+
 one_thread()
 
 TRAINING: dict[str, Any] = {

@@ -23,6 +23,8 @@ from hf_tiny import (
 
 from nexa_hpc.errors import StepError, UserError
 
+pytestmark = pytest.mark.slow
+
 one_thread()
 
 

@@ -20,6 +20,8 @@ from nexa_hpc.core.checkpoints import Checkpoint, newest
 from nexa_hpc.core.handlers import Progress
 from nexa_hpc.errors import Interrupted
 
+pytestmark = pytest.mark.slow
+
 one_thread()
 
 PARAMS: dict[str, Any] = {

@@ -26,6 +26,8 @@ from hf_tiny import (
 from nexa_hpc.core.handlers import Progress
 from nexa_hpc.errors import StepError, UserError
 
+pytestmark = pytest.mark.slow
+
 one_thread()
 
 QUICK: dict[str, Any] = {
