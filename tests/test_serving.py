@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import RunCli, child_environment
+from served import processes_of, save_tiny_model, write_model
 from slurm_fixtures import wait_until
 
 from nexa_hpc.backends import model_files
@@ -24,30 +24,6 @@ from nexa_hpc.core.servers import Servers
 from nexa_hpc.runners import serving
 
 TOKEN_FLAGS = ("-O", "token=true", "-O", "threads=1")
-
-
-def write_model(folder: Path, **config: Any) -> Path:
-    """Write a folder that looks like a model from the outside."""
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
-    header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
-    content = struct.pack("<Q", len(header)) + header + bytes(8)
-    (folder / "model.safetensors").write_bytes(content)
-    return folder
-
-
-def processes_of(name: str) -> list[int]:
-    """Return the processes of servers whose tags begin with `name`."""
-    wanted = f"NEXA_HPC_SERVER={name}-".encode()
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if any(v.startswith(wanted) for v in (folder / "environ").read_bytes().split(b"\0")):
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
-
 
 # ------------------------------------------------------------------------- refused before any start
 
@@ -217,13 +193,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A project with a tiny causal model; what runs at the end is stopped."""
     pytest.importorskip("torch")
     pytest.importorskip("fastapi")
-    import hf_tiny
-
     root = tmp_path_factory.mktemp("serving")
-    folder = hf_tiny.save_llama(root / "tiny")
-    tokenizer = hf_tiny.make_tokenizer()
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
-    tokenizer.save_pretrained(folder)
+    save_tiny_model(root / "tiny")
     found = Site(root)
     yield found
     for name in Servers(root / ".nexa_state/serve").names():

@@ -84,7 +84,7 @@ def start(
     folder = _model(session, model)
     handle = serving.make_handle(called, folder, model, backend, params)
     if dry_run:
-        click.echo(shlex.join(handle.argv))
+        click.echo(shlex.join(handle.command(handle.port)))
         return
     ready = serving.start(servers, handle, lambda text: click.echo(text, err=True))
     if ready.token_variable:

@@ -2,16 +2,17 @@
 
     .nexa_state/serve/<name>.json    the handle: made by who starts it, then its supervisor's alone
     .nexa_state/serve/<name>.stop    the wish that it end; from any node
+    .nexa_state/serve/<name>.keep    the wish that one which is held stay without (`leases`)
     .nexa_state/serve/<name>.token   what clients must show; its maker's alone, 0600
     .nexa_state/serve/<name>.log     what the server and its supervisor print
 
-Called by `serve`, by the handler and by driving. Standard library alone.
+Called by `serve`, by the handler, by steps that read a server, and by driving. Standard library
+alone.
 """
 
 from __future__ import annotations
 
 import enum
-import http.client
 import os
 import re
 import signal
@@ -43,6 +44,8 @@ class Condition(enum.Enum):
     STARTING = "STARTING"
     HEALTHY = "HEALTHY"
     """It answered once, and nothing says that it has ended."""
+    STOPPING = "STOPPING"
+    """Nobody holds it any more: it is about to end, unless somebody does so now."""
     STOPPED = "STOPPED"
     CRASHED = "CRASHED"
 
@@ -83,6 +86,10 @@ class Handle:
     """STOPPED or CRASHED."""
     message: str = ""
     notes: tuple[str, ...] = field(default=())
+    leased: bool = False
+    """Whether it ends when nobody holds it any more (`leases`)."""
+    ending: bool = False
+    """Whether its supervisor has found that nobody does."""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Handle:
@@ -97,6 +104,11 @@ class Handle:
         """Return the handle as its file holds it."""
         return asdict(self)
 
+    def command(self, port: int) -> list[str]:
+        """Return the argv with which it listens on `port`."""
+        known = {"{host}": self.host, "{port}": str(port)}
+        return [known.get(part, part) for part in self.argv]
+
 
 class Servers:
     """The servers of one project; `folder` is `ProjectPaths.servers`."""
@@ -106,7 +118,7 @@ class Servers:
         self._watch = Watch(folder)
 
     def file(self, name: str, kind: str = "json") -> Path:
-        """Return the file of `name`: json, stop, token or log."""
+        """Return the file of `name`: json, stop, keep, token or log."""
         return self.folder / f"{name}.{kind}"
 
     def names(self) -> list[str]:
@@ -148,6 +160,8 @@ class Servers:
         life = self._watch.life(Driver.from_json(handle.supervisor))
         if life is Life.ENDED:
             return Condition.CRASHED, "its supervisor was killed"
+        if handle.ending:
+            return Condition.STOPPING, ""
         return (Condition.HEALTHY if handle.url else Condition.STARTING), ""
 
     def create(self, handle: Handle, token: str | None) -> None:
@@ -199,7 +213,7 @@ class Servers:
 
     def forget(self, handle: Handle) -> None:
         """Remove what is recorded of a server that has ended, but for its log."""
-        for kind in ("token", "json", "stop"):
+        for kind in ("token", "json", "stop", "keep"):
             atomic.remove_file(self.file(handle.name, kind))
 
     def tail(self, name: str, lines: int = 15) -> str:
@@ -220,6 +234,9 @@ def name_problem(name: object) -> str | None:
 
 def answers(url: str, timeout_s: float = _ASK_S) -> str | None:
     """Return None where GET /health at `url` says 200, else what it said instead."""
+    # Imported here: it is large, and the way into every step comes by.
+    import http.client
+
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
     try:
