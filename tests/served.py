@@ -66,14 +66,18 @@ def save_tiny_model(folder: Path) -> Path:
     return folder
 
 
-def processes_of(name: str) -> list[int]:
-    """Return the processes of servers whose tags begin with `name`."""
-    wanted = f"NEXA_HPC_SERVER={name}-".encode()
+def processes_of(name: str, folder: Path | None = None) -> list[int]:
+    """Return the processes of servers whose tags begin with `name`, of the project that keeps its
+    servers in `folder`, or of any.
+    """
+    wanted = f"NEXA_HPC_SERVER={name}".encode()
     found = []
-    for folder in Path("/proc").glob("[0-9]*"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            if any(v.startswith(wanted) for v in (folder / "environ").read_bytes().split(b"\0")):
-                found.append(int(folder.name))
+            variables = (process / "environ").read_bytes().split(b"\0")
+            is_of = folder is None or (process / "cwd").readlink() == folder
+            if is_of and any(variable.startswith(wanted) for variable in variables):
+                found.append(int(process.name))
         except OSError:
             continue
     return found

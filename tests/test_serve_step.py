@@ -21,12 +21,20 @@ from flows import Flow, Process, StepDict, alive, until
 from served import StandIn, processes_of, save_tiny_model, write_model
 
 from nexa_hpc import Pipeline
+from nexa_hpc.core.drivers import Driver
+from nexa_hpc.core.endpoints import server_name
+from nexa_hpc.core.holding import Holding
+from nexa_hpc.core.leases import Leases
 from nexa_hpc.core.planning import Plan, make_plan
-from nexa_hpc.core.servers import Servers
+from nexa_hpc.core.servers import Handle, Servers
+from nexa_hpc.core.standings import Truth
+from nexa_hpc.core.states import Standing, State
 from nexa_hpc.errors import SpecError, UnsupportedError
 
 ASK = 'curl -sf "$IN_endpoint/health" > $OUT/answer; echo "$IN_endpoint" >> ../urls'
 WAIT = "until [ -e ../go ]; do sleep 0.05; done"
+
+READS_DOTTED: StepDict = {"in": {"endpoint": "a.server"}}
 
 
 class Site:
@@ -37,7 +45,7 @@ class Site:
         self.flow = Flow(project)
         self.cli = run_cli
         self.stand_in = StandIn(project.parent / "stand_in")
-        self.servers = Servers(project / ".nexa_state/serve")
+        self.servers = Servers(project / ".nexa_state/serve", silence_s=0.5)
         self.started: list[Process] = []
         write_model(project / "model")
 
@@ -79,7 +87,11 @@ class Site:
 
     def nothing_lives(self) -> bool:
         """Return whether no process of any server is left."""
-        return not alive(self.stand_in.starts()) and not processes_of("serve")
+        return not alive(self.stand_in.starts()) and not self.processes()
+
+    def processes(self) -> list[int]:
+        """Return the processes of all servers of the project."""
+        return processes_of("", self.servers.folder)
 
 
 @pytest.fixture
@@ -249,6 +261,11 @@ def test_a_function_of_the_project_is_given_the_endpoint(site: Site) -> None:
     assert (site.project / "out/ask/answer").read_text() == "served"
 
 
+def test_it_outlives_the_process_of_its_step_in_an_environment_of_its_own(site: Site) -> None:
+    site.run({**site.serve(id_="a.server"), "env": {"setup": "true"}}, site.ask(**READS_DOTTED))
+    assert site.flow.executed() == ["ask"] and site.nothing_lives()
+
+
 def test_a_failed_step_takes_it_down_and_a_resume_starts_it_anew(site: Site) -> None:
     failing = "test -e ../go || exit 3\n" + ASK
     said = site.run(site.serve(), site.ask(command=failing), expect=1)
@@ -372,6 +389,62 @@ def test_a_step_that_starts_after_the_end_of_its_server_fails_at_once(site: Site
     assert site.flow.states()["ask"] == "FAILED" and site.flow.executed() == ["stop"]
 
 
+def _elsewhere(site: Site) -> Handle:
+    """Leave a kept server whose handle says that another machine has it, as after a reboot."""
+    site.run(site.serve(keep=True), site.flow.step("other"))
+    (name,) = site.servers.names()
+    handle = site.servers.get(name)
+    site.servers.stop(handle)
+    there = replace(handle, supervisor={**(handle.supervisor or {}), "machine": "x", "host": "far"})
+    site.servers.update(there)
+    return there
+
+
+def test_a_server_from_before_a_reboot_is_not_handed_out(site: Site) -> None:
+    name = _elsewhere(site).name
+    said = site.run(site.serve(keep=True), site.ask(), expect=1)
+    assert f"server '{name}' was started on far, and does not answer here" in said
+    assert f"nexa-hpc serve stop {name}" in said
+    assert site.flow.states() == {"serve": "FAILED", "ask": "BLOCKED"}
+
+
+def test_a_server_that_is_silent_when_it_is_to_stop_has_gone(site: Site) -> None:
+    site.servers.stop(_elsewhere(site))
+    assert site.servers.names() == []
+
+
+def test_what_a_job_left_on_another_machine_makes_way_once_its_driver_is_silent(site: Site) -> None:
+    pipeline = Pipeline.from_yaml(site.flow.write(site.serve(), site.ask()), project=site.project)
+    run, _ = pipeline.start()
+    serve, state = run.instances["serve"], run.paths.state
+    here = Driver.this_process(run.place.drivers, state)
+    there = replace(_elsewhere(site), name=server_name(serve), leased=True)
+    site.servers.update(there)
+    Leases(site.servers).take(there.name, replace(here, machine="x", heartbeat="a/other.json"))
+    holding = Holding(run, here, silence_s=0.5)
+    assert holding.look(serve, Truth(Standing(State.PENDING))).standing.state is State.PENDING
+    assert site.servers.find(there.name) is None
+    (lease,) = site.servers.folder.glob("*.lease.*")
+    assert lease.name.endswith(Path(here.heartbeat).name)
+    holding.close()
+    assert not [*site.servers.folder.glob("*.lease.*")]
+
+
+def test_a_lease_counts_while_its_driver_may_live(site: Site) -> None:
+    state = site.project / ".nexa_state"
+    leases = Leases(site.servers)
+    here = Driver.this_process(state, state)
+    leases.take("a", here)
+    assert leases.is_held("a") and not leases.is_held("b")
+    leases.drop("a", here)
+    assert not leases.is_held("a")
+    # Another process has its number by now.
+    leases.take("a", replace(here, started="long ago"))
+    assert not leases.is_held("a") and list(site.servers.folder.iterdir()) == []
+    leases.take("a", replace(here, machine="another"))
+    assert leases.is_held("a")
+
+
 # ---------------------------------------------------------------------------------- kept and shared
 
 
@@ -429,6 +502,9 @@ def test_points_share_a_server_or_have_one_each(site: Site) -> None:
     assert len(site.stand_in.starts()) == 3 and site.nothing_lives()
     states = site.flow.states()
     assert set(states.values()) == {"COMPLETED"} and "serve@max_batch=2" in states
+    several = site.flow.write(site.serve(max_batch=1), {**ask, "scope": "sweep"})
+    done = site.cli("run", "-m", several, "steps.serve.params.max_batch=2,3", expect=2)
+    assert "step 'serve' is 2 servers in this sweep; give it `scope: sweep`" in done.stderr
 
 
 def test_the_best_of_a_sweep_is_served_once(site: Site) -> None:
@@ -484,7 +560,7 @@ def test_the_openai_client_in_a_step_asks_the_model_that_a_step_serves(
     shown = (real.project / "out/ask/environ").read_text()
     (file,) = (line for line in shown.splitlines() if line.startswith("IN_endpoint_TOKEN_FILE="))
     assert file.endswith(".token") and not Path(file.partition("=")[2]).exists()
-    assert real.listed() == {} and not processes_of("serve")
+    assert real.listed() == {} and not real.processes()
 
 
 @pytest.mark.slow
@@ -495,12 +571,12 @@ def test_a_served_model_that_is_killed_is_told_of_by_the_step_that_asks_it(real:
     (name,) = real.servers.names()
     supervisor = real.servers.get(name).supervisor
     assert supervisor is not None
-    (server,) = [pid for pid in processes_of("serve") if pid != supervisor["pid"]]
+    (server,) = [pid for pid in real.processes() if pid != supervisor["pid"]]
     os.kill(server, signal.SIGKILL)
     process.wait(expect=1)
     assert "is CRASHED: the server was killed by SIGKILL" in real.flow.steps()["ask"]["message"]
     assert real.listed() == {name: "CRASHED"}
-    until(lambda: not processes_of("serve"), "its processes to end")
+    until(lambda: not real.processes(), "its processes to end")
 
 
 @pytest.mark.slow
@@ -509,4 +585,4 @@ def test_a_served_model_ends_with_a_driver_that_is_killed(real: Site) -> None:
     process = real.start("run", file)
     until(lambda: (real.project.parent / "asked").exists(), "the client to be answered")
     process.kill()
-    until(lambda: not processes_of("serve"), "its processes to end")
+    until(lambda: not real.processes(), "its processes to end")

@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import time
 
-from nexa_hpc.core.drivers import Driver
+from nexa_hpc.core.drivers import BEAT_INTERVAL_S, SILENCE_S, Driver
 from nexa_hpc.core.endpoints import IDLE, is_kept, server_name, servers_read
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.leases import Leases
 from nexa_hpc.core.leftovers import end_leftovers
 from nexa_hpc.core.runs import Run
-from nexa_hpc.core.servers import STOP_GRACE_S, TAG_VARIABLE, Condition, Servers
+from nexa_hpc.core.servers import STOP_GRACE_S, TAG_VARIABLE, Condition, Servers, is_here
 from nexa_hpc.core.standings import Truth
 from nexa_hpc.core.states import Standing, State
 
 _POLL_S = 0.1
+_BEATS_S = 2 * BEAT_INTERVAL_S
 
 
 class Holding:
     """What one driver holds for one run; closed when it drives no more."""
 
-    def __init__(self, run: Run, driver: Driver) -> None:
+    def __init__(self, run: Run, driver: Driver, *, silence_s: float = SILENCE_S) -> None:
         self._run = run
         self._driver = driver
-        self._servers = Servers(run.paths.servers)
+        self._servers = Servers(run.paths.servers, silence_s=silence_s)
         self._leases = Leases(self._servers)
         self._open: dict[str, set[str]] = {}
         """Step whose server is held -> those that read it and have not ended."""
@@ -46,9 +47,25 @@ class Holding:
             self._open[instance.step] = readers
             # Before we look whether it is there: who ends it looks after it has said so.
             self._leases.take(server_name(instance), self._driver)
+            self._end_stray(server_name(instance))
         if not truth.standing.state.succeeded or self._is_own(truth) or self._stands(instance):
             return truth
         return Truth(Standing(State.PENDING, message="its server has gone"), truth.attempt)
+
+    def _end_stray(self, name: str) -> None:
+        """End a server that a driver on another machine left when it was killed, or requeued here.
+
+        Whether it was takes as long to know as a driver may be silent.
+        """
+        deadline = time.monotonic() + self._servers.silence_s + _BEATS_S
+        while (handle := self._servers.find(name)) and handle.leased and not is_here(handle):
+            if handle.ended or self._leases.healthy(name) or time.monotonic() > deadline:
+                return
+            self._servers.condition(handle)  # Has its silence observed from now on.
+            if not self._leases.is_held(name, besides=self._driver):
+                self._servers.stop(handle)
+                return
+            time.sleep(_POLL_S)
 
     def _is_own(self, truth: Truth) -> bool:
         claim = truth.attempt.claim if truth.attempt is not None else {}

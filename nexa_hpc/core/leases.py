@@ -16,10 +16,11 @@ from pathlib import Path
 from nexa_hpc.core import atomic
 from nexa_hpc.core.drivers import Driver, Life, Watch
 from nexa_hpc.core.reading import list_names, read_json_or_none
-from nexa_hpc.core.servers import Condition, Handle, Servers
+from nexa_hpc.core.servers import Condition, Handle, Servers, answers
 
 _POLL_S = 0.1
 _DECIDED_S = 30.0
+_ASK_S = 10.0
 
 
 class Leases:
@@ -28,7 +29,7 @@ class Leases:
     def __init__(self, servers: Servers) -> None:
         self._servers = servers
         # Heartbeats are named from the state folder, in which that of the servers lies.
-        self._watch = Watch(servers.folder.parent)
+        self._watch = Watch(servers.folder.parent, silence_s=servers.silence_s)
 
     def take(self, name: str, driver: Driver) -> None:
         """Have `driver` hold the server `name`, which need not have been started."""
@@ -39,11 +40,16 @@ class Leases:
         """Have `driver` hold the server `name` no more."""
         atomic.remove_file(self._file(name, driver))
 
-    def is_held(self, name: str) -> bool:
-        """Return whether a driver that may live holds `name`; leases of others are removed."""
+    def is_held(self, name: str, besides: Driver | None = None) -> bool:
+        """Return whether a driver, `besides` this one, may live that holds `name`.
+
+        Leases of drivers that have ended are removed.
+        """
         held = False
+        own = self._file(name, besides).name if besides is not None else None
         for file in list_names(self._servers.folder):
-            if not file.startswith(f"{name}.lease.") or not file.endswith(".json"):
+            is_lease = file.startswith(f"{name}.lease.") and file.endswith(".json")
+            if not is_lease or file == own:
                 continue
             lease = read_json_or_none(self._servers.folder / file)
             if lease is None:
@@ -77,8 +83,11 @@ class Leases:
         deadline = time.monotonic() + _DECIDED_S
         while (handle := self._servers.find(name)) is not None:
             condition, _ = self._servers.condition(handle)
+            if condition is Condition.HEALTHY:
+                # Of one from before a reboot, or on another machine, it may say so for long.
+                return handle if answers(handle.url, _ASK_S) is None else None
             if condition is not Condition.STOPPING or time.monotonic() > deadline:
-                return handle if condition is Condition.HEALTHY else None
+                return None
             time.sleep(_POLL_S)
         return None
 

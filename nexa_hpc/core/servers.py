@@ -21,11 +21,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from nexa_hpc.core import atomic
 from nexa_hpc.core.access import PRIVATE
-from nexa_hpc.core.drivers import Driver, Life, Watch
+from nexa_hpc.core.drivers import SILENCE_S, Driver, Life, Watch
 from nexa_hpc.core.leftovers import end_leftovers
 from nexa_hpc.core.reading import list_names, read_json_or_none
 from nexa_hpc.errors import StateError, StepError, UnknownNameError, UserError, nearest
@@ -113,9 +112,11 @@ class Handle:
 class Servers:
     """The servers of one project; `folder` is `ProjectPaths.servers`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, silence_s: float = SILENCE_S) -> None:
         self.folder = folder
-        self._watch = Watch(folder)
+        self.silence_s = silence_s
+        """After which a process on another machine that does not beat has ended."""
+        self._watch = Watch(folder, silence_s=silence_s)
 
     def file(self, name: str, kind: str = "json") -> Path:
         """Return the file of `name`: json, stop, keep, token or log."""
@@ -190,21 +191,23 @@ class Servers:
         wish = read_json_or_none(self.file(handle.name, "stop"))
         return wish is not None and wish.get("tag") == handle.tag
 
-    def stop(self, handle: Handle, grace_s: float = STOP_GRACE_S + 5) -> None:
+    def stop(self, handle: Handle) -> None:
         """End a server and all it started, and forget it; returns when that is done.
 
-        One on another machine is asked through the disk. Raises StepError where it goes on.
+        One on another machine is asked through the disk, and has gone if it does not take the
+        silence of a driver to answer. Raises StepError where it goes on.
         """
         atomic.write_json(self.file(handle.name, "stop"), {"tag": handle.tag})
         _signal_supervisor(handle)
+        grace_s = STOP_GRACE_S + (5 if is_here(handle) else self.silence_s)
         deadline = time.monotonic() + grace_s
         while (now := self.find(handle.name)) is not None and now.tag == handle.tag:
             condition, _ = self.condition(now)
             if not condition.lives or now.supervisor is None:
                 break
             if time.monotonic() > deadline:
-                if not _is_here(now):
-                    raise StepError(f"'{handle.name}' on {_where(now)} has not ended yet")
+                if not is_here(now):
+                    raise StepError(f"'{handle.name}' on {where(now)} has not ended yet")
                 break
             time.sleep(_POLL_S)
         # What a supervisor that was killed could not end.
@@ -236,6 +239,7 @@ def answers(url: str, timeout_s: float = _ASK_S) -> str | None:
     """Return None where GET /health at `url` says 200, else what it said instead."""
     # Imported here: it is large, and the way into every step comes by.
     import http.client
+    from urllib.parse import urlsplit
 
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
@@ -254,17 +258,19 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def _is_here(handle: Handle) -> bool:
+def is_here(handle: Handle) -> bool:
+    """Return whether the supervisor of a server is one of this machine's processes."""
     here = Driver.this_process(Path("/"), Path("/")).machine
     return handle.supervisor is not None and handle.supervisor["machine"] == here
 
 
-def _where(handle: Handle) -> str:
+def where(handle: Handle) -> str:
+    """Return the host of a server, as people name it."""
     return handle.supervisor["host"] if handle.supervisor else "another machine"
 
 
 def _signal_supervisor(handle: Handle) -> None:
-    if not _is_here(handle) or handle.supervisor is None:
+    if not is_here(handle) or handle.supervisor is None:
         return
     driver = Driver.from_json(handle.supervisor)
     if Watch(Path("/")).life(driver) is Life.ALIVE:

@@ -23,7 +23,8 @@ from nexa_hpc.core.endpoints import DRY_RUN, KEEP
 from nexa_hpc.core.environments import interpreter, path_of
 from nexa_hpc.core.handlers import StepView, Task
 from nexa_hpc.core.leases import Leases
-from nexa_hpc.core.servers import Condition, Handle, Servers
+from nexa_hpc.core.servers import Handle, Servers, is_here, where
+from nexa_hpc.errors import StepError
 from nexa_hpc.runners import serving
 
 DEFAULT_BACKEND = "vllm"
@@ -67,28 +68,24 @@ class Serve:
 
     def holds(self, task: Task) -> str | None:
         """Say that its server answers already."""
-        servers = Servers(task.servers)
-        handle = servers.find(task.server) if task.server else None
-        if handle is None or servers.condition(handle)[0] is not Condition.HEALTHY:
+        leases = Leases(Servers(task.servers))
+        ready = leases.healthy(task.server) if task.server else None
+        if ready is None or (task.params.get(KEEP) and not leases.is_kept(ready)):
             return None
-        if task.params.get(KEEP) and not Leases(servers).is_kept(handle):
-            return None
-        return f"server '{handle.name}' answers at {handle.url}"
+        return f"server '{ready.name}' answers at {ready.url}"
 
     def run(self, task: Task) -> None:
         """Start the server, and return when it answers; or print its command."""
-        servers, leases = Servers(task.servers), Leases(Servers(task.servers))
         handle = _handle(task)
         if task.params.get(DRY_RUN):
             print(shlex.join(handle.command(handle.port)))
             return
+        servers = Servers(task.servers)
+        leases = Leases(servers)
         # One that was about to end may have seen that it is held again.
         ready = leases.healthy(handle.name)
         if ready is None:
-            before = servers.find(handle.name)
-            if before is not None:
-                # What came of an attempt that was killed while it started.
-                servers.stop(before)
+            _make_way(servers, handle.name)
             ready = serving.start(servers, handle, lambda text: print(text, flush=True))
         elif task.params.get(KEEP):
             leases.keep(ready)
@@ -104,6 +101,22 @@ def _asked(params: Mapping[str, Any], project: Path) -> dict[str, Any]:
     if isinstance(asked.get("python"), str):
         asked["python"] = str(path_of(asked["python"], project))
     return asked
+
+
+def _make_way(servers: Servers, name: str) -> None:
+    """End what is left of an earlier server of this step, such as one that was still starting.
+
+    Raises StepError for one on another machine, which may be of use there.
+    """
+    before = servers.find(name)
+    if before is None:
+        return
+    if servers.condition(before)[0].lives and before.supervisor and not is_here(before):
+        raise StepError(
+            f"server '{name}' was started on {where(before)}, and does not answer here",
+            hint=f"nexa-hpc serve stop {name}",
+        )
+    servers.stop(before)
 
 
 def _handle(task: Task) -> Handle:
