@@ -120,7 +120,10 @@ def site(project: Path, run_cli: RunCli) -> Iterator[Site]:
         ({"params": {"name": "mine"}}, "is called after the step and its key"),
         ({"params": {"model": "nothing"}}, "no such file or folder"),
         ({"params": {"tensor_parallel": 2}}, "hf_runtime runs on one device"),
-        ({"resources": {"gpus_per_node": 2}}, "asks for 2 GPUs: say `tensor_parallel: 2`"),
+        (
+            {"resources": {"gpus_per_node": 2}},
+            "over 1 GPUs, and `resources` asks for 2: say `gpus_per_node: 1`",
+        ),
         ({"backend": "hf_runtim"}, "did you mean 'hf_runtime'"),
         ({"in": {"data": "model"}}, "in.data: a server reads its `model` alone"),
         ({"env": {"container": "x.sif"}}, "env.container: a server would have to outlive it"),
@@ -146,7 +149,7 @@ def test_tensor_parallel_is_the_number_of_gpus_that_is_asked_for(site: Site) -> 
             site.plan(step, site.ask())
         return str(found.value)
 
-    assert "spread over 4, and `resources` asks for 2 GPUs" in told(2)
+    assert "spread over 4 GPUs, and `resources` asks for 2" in told(2)
     assert "has no vllm" in told(4) and "spread" not in told(4)
 
 

@@ -14,6 +14,7 @@ is the server's.
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -52,11 +53,7 @@ class Serve:
             yield "params.name", "the server of a step is called after the step and its key"
         if step.env.get("container"):
             yield "env.container", "a server would have to outlive it; take a venv or a module"
-        if step.is_elsewhere and "python" not in params:
-            program = interpreter(step.env, step.project)
-            params["python"] = str(program) if program is not None else ""
-        if not step.is_elsewhere or params["python"]:
-            yield from serving.problems(step.backend or DEFAULT_BACKEND, params)
+        yield from _server_problems(step, params)
         keep = {KEEP: step.params[KEEP]} if KEEP in step.params else {}
         yield from checks.check(keep, {KEEP: checks.FLAG}, "params")
         yield from _gpu_problems(step)
@@ -95,11 +92,21 @@ class Serve:
 handler = Serve()
 
 
+def _server_problems(step: StepView, params: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    backend = step.backend or DEFAULT_BACKEND
+    if step.is_elsewhere and "python" not in params:
+        program = interpreter(step.env, step.project)
+        if program is None and backend == "vllm":
+            return  # Which release it has is known where it starts, and asked there.
+        params = {**params, "python": str(program or sys.executable)}
+    yield from serving.problems(backend, params)
+
+
 def _asked(params: Mapping[str, Any], project: Path) -> dict[str, Any]:
     """Return what is asked of `serving`: all params but `keep`, and `python` wherever it is."""
     asked = {name: value for name, value in params.items() if name != KEEP}
-    if isinstance(asked.get("python"), str):
-        asked["python"] = str(path_of(asked["python"], project))
+    if "/" in str(asked.get("python")):
+        asked["python"] = str(path_of(str(asked["python"]), project))
     return asked
 
 
@@ -144,6 +151,6 @@ def _gpu_problems(step: StepView) -> Iterator[tuple[str, str]]:
     if max(asked, spread) > 1 and asked != spread:
         yield (
             "params.tensor_parallel",
-            f"the model is spread over {spread}, and `resources` asks for {asked} GPUs: "
-            f"say `tensor_parallel: {asked}`, or `gpus_per_node: {spread}`",
+            f"the model is spread over {spread} GPUs, and `resources` asks for {asked}: "
+            f"say `gpus_per_node: {spread}`, or spread it over as many",
         )
