@@ -22,6 +22,7 @@ from nexa_hpc.core.drivers import Driver, Life
 from nexa_hpc.core.environments import needs_process
 from nexa_hpc.core.frontier import Frontier
 from nexa_hpc.core.handlers import Progress
+from nexa_hpc.core.holding import Holding
 from nexa_hpc.core.instances import RUN, SKIP, Instance
 from nexa_hpc.core.leftovers import attempt_tag, end_leftovers
 from nexa_hpc.core.links import link_outputs
@@ -71,6 +72,7 @@ class View:
     watch: standings.Observer
     before: Mapping[str, int]
     frontier: Frontier
+    holding: Holding
     standings: dict[str, Standing] = field(default_factory=dict)
     damage: list[str] = field(default_factory=list)
     """What went wrong beside the steps, such as an `out` in the way; told at the end."""
@@ -161,6 +163,7 @@ def advance(view: View) -> bool:
         if standing.state.settled:
             changed = True
             view.frontier.settle(step)
+            view.holding.settled(instance)
             view.observer.settled(instance, standing)
             if standing.state is not State.SKIPPED:
                 view.project()
@@ -219,6 +222,8 @@ def _advance_instance(view: View, instance: Instance) -> Standing:
     if instance.scheduler == "slurm":
         return _look_at_slurm(view, instance)
     truth = fold(view.run, instance, view.before, view.watch)
+    if instance.serves:
+        truth = view.holding.look(instance, truth)
     if truth.standing.state.succeeded:
         _link(view, instance)
         return truth.standing

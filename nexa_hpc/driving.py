@@ -21,6 +21,7 @@ from nexa_hpc.core import batches
 from nexa_hpc.core.drivers import Driver, Heartbeat
 from nexa_hpc.core.frontier import Frontier
 from nexa_hpc.core.handlers import Progress
+from nexa_hpc.core.holding import Holding
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.runs import Run, last_cancel, open_run
 from nexa_hpc.core.sharing import require_own
@@ -64,6 +65,7 @@ def drive(run: Run, observer: Observer, jobs: int = 1, *, wait: bool = True) -> 
         watch,
         before,
         Frontier(run.instances),
+        Holding(run, driver),
         slurm=slurm,
         runs_here=jobs == 1,
     )
@@ -81,7 +83,10 @@ def drive(run: Run, observer: Observer, jobs: int = 1, *, wait: bool = True) -> 
         except (KeyboardInterrupt, Interrupted) as error:
             raise _interrupted(view) from error
         finally:
-            view.settle()
+            try:
+                view.holding.close()
+            finally:
+                view.settle()
     if view.damage:
         raise ArtifactError("\n".join(view.damage), hint=f"nexa-hpc pipeline resume {run.id}")
     return view.standings

@@ -19,6 +19,7 @@ from typing import Any
 from nexa_hpc.core import atomic, checkpoints, records
 from nexa_hpc.core import meeting as meetings
 from nexa_hpc.core.access import PRIVATE
+from nexa_hpc.core.endpoints import blaming_servers, endpoints_of
 from nexa_hpc.core.environments import hub_variables, needs_process, variables_set
 from nexa_hpc.core.failures import explain, print_failure
 from nexa_hpc.core.handlers import Handler, Progress, Task, find_handler
@@ -38,6 +39,7 @@ from nexa_hpc.core.redaction import Redactor
 from nexa_hpc.core.results import find_result
 from nexa_hpc.core.room import room_told
 from nexa_hpc.core.runs import Run, open_run
+from nexa_hpc.core.servers import Servers
 from nexa_hpc.core.snapshots import source_root, task_as_submitted
 from nexa_hpc.core.states import State
 from nexa_hpc.core.tasks import make_task
@@ -174,6 +176,8 @@ def _attempt(
         for publication in publications.values():
             stack.callback(publication.discard)
         task = _task(run, instance, attempt, publications, on_progress, ranks)
+        servers = Servers(run.paths.servers)
+        stack.enter_context(blaming_servers(servers, list(task.endpoints.values())))
         tag = {TAG_VARIABLE: attempt_tag(run.paths.records(instance.key), attempt)}
         stack.enter_context(variables_set({**_variables(run, instance), **tag}))
         stack.enter_context(room_told(run.paths.store, run.paths.work, run.paths.state))
@@ -245,6 +249,7 @@ def _task(
         resume=checkpoints.newest(earlier),
         on_progress=on_progress,
         ranks=ranks,
+        endpoints=endpoints_of(instance, run.instances, run.paths),
     )
     return task_as_submitted(run, instance, task)
 

@@ -1,8 +1,9 @@
-"""A project whose servers are started, asked about and stopped by the command line."""
+"""What the tests of serving share: models, stand-ins for servers, and the processes of servers."""
 
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,16 +16,76 @@ from conftest import child_environment
 from nexa_hpc.core.servers import Servers
 
 TOKEN_FLAGS = ("-O", "token=true", "-O", "threads=1")
+_ANSWERING = """
+import http.server, os, pathlib, sys, time
+host, port = (sys.argv[sys.argv.index(flag) + 1] for flag in ("--host", "--port"))
+here = pathlib.Path(__file__).parent
+with (here / "starts").open("a") as starts:
+    starts.write(f"{os.getpid()}\\n")
+while (here / "hold").exists():
+    time.sleep(0.05)
+class Answers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"served")
+    def log_message(self, *args):
+        pass
+http.server.ThreadingHTTPServer((host, int(port)), Answers).serve_forever()
+"""
 
 
-def processes_of(name: str) -> list[int]:
-    """Return the processes of servers whose tags begin with `name`."""
-    wanted = f"NEXA_HPC_SERVER={name}-".encode()
+class StandIn:
+    """An interpreter that, whatever it is given, starts a server which answers within a moment."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._starts = folder / "starts"
+        self.gate = folder / "hold"
+        """While this is there, it does not answer."""
+        (folder / "answering.py").write_text(_ANSWERING)
+        self.python = folder / "python"
+        self.python.write_text(f'#!/bin/sh\nexec {sys.executable} {folder}/answering.py "$@"\n')
+        self.python.chmod(0o755)
+
+    def starts(self) -> list[int]:
+        """Return the process ids of all that were started, in their order."""
+        return [*map(int, self._starts.read_text().split())] if self._starts.exists() else []
+
+
+def write_model(folder: Path, **config: Any) -> Path:
+    """Write a folder that looks like a model from the outside."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    content = struct.pack("<Q", len(header)) + header + bytes(8)
+    (folder / "model.safetensors").write_bytes(content)
+    return folder
+
+
+def save_tiny_model(folder: Path) -> Path:
+    """Save a causal model that really answers, however little it has to say."""
+    import hf_tiny
+
+    hf_tiny.save_llama(folder)
+    tokenizer = hf_tiny.make_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def processes_of(name: str, folder: Path | None = None) -> list[int]:
+    """Return the processes of servers whose tags begin with `name`, of the project that keeps its
+    servers in `folder`, or of any.
+    """
+    wanted = f"NEXA_HPC_SERVER={name}".encode()
     found = []
-    for folder in Path("/proc").glob("[0-9]*"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            if any(v.startswith(wanted) for v in (folder / "environ").read_bytes().split(b"\0")):
-                found.append(int(folder.name))
+            variables = (process / "environ").read_bytes().split(b"\0")
+            is_of = folder is None or (process / "cwd").readlink() == folder
+            if is_of and any(variable.startswith(wanted) for variable in variables):
+                found.append(int(process.name))
         except OSError:
             continue
     return found
@@ -61,13 +122,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A project with a tiny causal model; what runs at the end is stopped."""
     pytest.importorskip("torch")
     pytest.importorskip("fastapi")
-    import hf_tiny
-
     root = tmp_path_factory.mktemp("serving")
-    folder = hf_tiny.save_llama(root / "tiny")
-    tokenizer = hf_tiny.make_tokenizer()
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
-    tokenizer.save_pretrained(folder)
+    save_tiny_model(root / "tiny")
     found = Site(root)
     yield found
     for name in Servers(root / ".nexa_state/serve").names():

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import RunCli, child_environment
-from served import Site, processes_of, site
+from served import Site, processes_of, site, write_model
 from slurm_fixtures import wait_until
 
 from nexa_hpc.backends import model_files
@@ -25,17 +24,6 @@ from nexa_hpc.core.servers import Servers
 from nexa_hpc.runners import serving
 
 __all__ = ["site"]
-
-
-def write_model(folder: Path, **config: Any) -> Path:
-    """Write a folder that looks like a model from the outside."""
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
-    header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
-    content = struct.pack("<Q", len(header)) + header + bytes(8)
-    (folder / "model.safetensors").write_bytes(content)
-    return folder
-
 
 # ------------------------------------------------------------------------- refused before any start
 

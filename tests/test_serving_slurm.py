@@ -60,71 +60,71 @@ def test_a_server_in_a_job_is_reached_with_its_token_and_stopped_by_another_sess
 def test_a_requeued_server_is_announced_anew_and_its_old_url_is_never_handed_out(
     slurm_cluster: SlurmCluster, site: Site
 ) -> None:
-    site.serve("start", "tiny", "--name", "again", *IN_SLURM)
-    job = job_of(slurm_cluster, site, "again")
+    site.serve("start", "tiny", "--name", "job-again", *IN_SLURM)
+    job = job_of(slurm_cluster, site, "job-again")
     slurm_cluster.ask("scontrol", "requeue", job)
-    assert site.serve("url", "again", expect=1).stdout == ""
-    assert site.state("again")["state"] == "STARTING"
-    wait_until(lambda: not processes_of("again"), 60, "the first server to end")
+    assert site.serve("url", "job-again", expect=1).stdout == ""
+    assert site.state("job-again")["state"] == "STARTING"
+    wait_until(lambda: not processes_of("job-again"), 60, "the first server to end")
     pending = ["squeue", "-h", "-t", "pending", "-j", job]
     wait_until(lambda: slurm_cluster.ask(*pending), 60, "the job to wait")
-    assert "STARTING" in site.serve("url", "again", expect=1).stderr
+    assert "STARTING" in site.serve("url", "job-again", expect=1).stderr
     slurm_cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
-    wait_until(lambda: site.state("again")["state"] == "HEALTHY", 90, "it to answer again")
-    assert Servers(site.root / ".nexa_state/serve").get("again").restarts == 1
-    after = site.serve("url", "again").stdout.strip()
-    assert status_of(after, site.serve("url", "again", "--token").stdout.strip()) == 200
-    site.serve("stop", "again")
-    assert not processes_of("again")
+    wait_until(lambda: site.state("job-again")["state"] == "HEALTHY", 90, "it to answer again")
+    assert Servers(site.root / ".nexa_state/serve").get("job-again").restarts == 1
+    after = site.serve("url", "job-again").stdout.strip()
+    assert status_of(after, site.serve("url", "job-again", "--token").stdout.strip()) == 200
+    site.serve("stop", "job-again")
+    assert not processes_of("job-again")
 
 
 @pytest.mark.slow
 def test_a_server_that_is_killed_in_its_job_is_listed_as_crashed_and_its_job_ends(
     slurm_cluster: SlurmCluster, site: Site
 ) -> None:
-    site.serve("start", "tiny", "--name", "killed", *IN_SLURM)
-    job = job_of(slurm_cluster, site, "killed")
-    supervisor = Servers(site.root / ".nexa_state/serve").get("killed").supervisor
+    site.serve("start", "tiny", "--name", "job-killed", *IN_SLURM)
+    job = job_of(slurm_cluster, site, "job-killed")
+    supervisor = Servers(site.root / ".nexa_state/serve").get("job-killed").supervisor
     assert supervisor is not None
-    for pid in processes_of("killed"):
+    for pid in processes_of("job-killed"):
         if pid != supervisor["pid"]:
             os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: site.state("killed")["state"] == "CRASHED", 30, "the crash to be seen")
-    assert "SIGKILL" in site.state("killed")["note"]
+    wait_until(lambda: site.state("job-killed")["state"] == "CRASHED", 30, "the crash to be seen")
+    assert "SIGKILL" in site.state("job-killed")["note"]
     slurm_cluster.wait(job)
-    assert not processes_of("killed")
+    assert not processes_of("job-killed")
     state = ["sacct", "-X", "-n", "-P", "-o", "State", "-j", job]
     wait_until(lambda: slurm_cluster.ask(*state) == "FAILED\n", 30, "accounting to know")
-    site.serve("stop", "killed")
+    site.serve("stop", "job-killed")
 
 
 @pytest.mark.slow
 def test_a_server_ends_with_its_job(slurm_cluster: SlurmCluster, site: Site) -> None:
-    site.serve("start", "tiny", "--name", "cancelled", *IN_SLURM)
-    slurm_cluster.ask("scancel", job_of(slurm_cluster, site, "cancelled"))
-    wait_until(lambda: site.state("cancelled")["state"] == "STOPPED", 60, "the end to be seen")
-    wait_until(lambda: not processes_of("cancelled"), 30, "its processes to end")
-    site.serve("stop", "cancelled")
+    site.serve("start", "tiny", "--name", "job-cancelled", *IN_SLURM)
+    slurm_cluster.ask("scancel", job_of(slurm_cluster, site, "job-cancelled"))
+    wait_until(lambda: site.state("job-cancelled")["state"] == "STOPPED", 60, "the end to be seen")
+    wait_until(lambda: not processes_of("job-cancelled"), 30, "its processes to end")
+    site.serve("stop", "job-cancelled")
 
 
 def test_one_that_waits_for_nodes_says_why_and_can_be_stopped(
     slurm_cluster: SlurmCluster, site: Site
 ) -> None:
     later = ("--sbatch", "begin=now+1hour", "--no-wait")
-    told = site.serve("start", "tiny", "--name", "later", *IN_SLURM, *later).stderr
-    assert "submitted job" in told and "serve url later" in told
-    job = job_of(slurm_cluster, site, "later")
-    shown = site.state("later")
+    told = site.serve("start", "tiny", "--name", "job-later", *IN_SLURM, *later).stderr
+    assert "submitted job" in told and "serve url job-later" in told
+    job = job_of(slurm_cluster, site, "job-later")
+    shown = site.state("job-later")
     assert shown["state"] == "STARTING"
     assert "waits for its time to begin" in shown["note"]
-    assert "there already" in site.serve("start", "tiny", "--name", "later", expect=2).stderr
-    site.serve("stop", "later")
-    assert site.state("later")["state"] == "ABSENT"
+    assert "there already" in site.serve("start", "tiny", "--name", "job-later", expect=2).stderr
+    site.serve("stop", "job-later")
+    assert site.state("job-later")["state"] == "ABSENT"
     assert slurm_cluster.ask("squeue", "-h", "-j", job, "-t", "pending,running") == ""
 
 
 def test_ctrl_c_while_it_waits_leaves_no_job(slurm_cluster: SlurmCluster, site: Site) -> None:
-    command = ["serve", "start", "tiny", "--name", "begun", *IN_SLURM]
+    command = ["serve", "start", "tiny", "--name", "job-begun", *IN_SLURM]
     command += ["--sbatch", "begin=now+1hour"]
     starting = subprocess.Popen(
         [sys.executable, "-m", "nexa_hpc", *command],
@@ -137,11 +137,11 @@ def test_ctrl_c_while_it_waits_leaves_no_job(slurm_cluster: SlurmCluster, site: 
     starting.communicate(timeout=60)
     assert starting.returncode == 130
     assert slurm_cluster.ask("squeue", "-h", "-j", job, "-t", "pending,running") == ""
-    assert site.state("begun")["state"] == "ABSENT"
+    assert site.state("job-begun")["state"] == "ABSENT"
 
 
 def test_what_sbatch_refuses_leaves_no_handle(slurm_cluster: SlurmCluster, site: Site) -> None:
     wrong = ("--sbatch", "partition=nowhere")
-    told = site.serve("start", "tiny", "--name", "refused", *IN_SLURM, *wrong, expect=4).stderr
+    told = site.serve("start", "tiny", "--name", "job-refused", *IN_SLURM, *wrong, expect=4).stderr
     assert "nowhere" in told or "partition" in told
-    assert site.state("refused")["state"] == "ABSENT"
+    assert site.state("job-refused")["state"] == "ABSENT"

@@ -97,7 +97,7 @@ def start(
         called, _model(session, model), model, backend, params, scheduler=scheduler
     )
     if dry_run:
-        command = shlex.join(handle.argv)
+        command = shlex.join(handle.command(handle.port))
         click.echo(
             command if script is None else f"{script.of(servers, handle)}# The server: {command}"
         )

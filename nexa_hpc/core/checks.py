@@ -20,6 +20,7 @@ from nexa_hpc.core.handlers import Handler, StepView
 from nexa_hpc.core.inputs import Reference, References, StepPlace
 from nexa_hpc.core.paths import ProjectPaths
 from nexa_hpc.core.points import Point
+from nexa_hpc.core.server_checks import check_servers
 from nexa_hpc.core.settings import Settings
 from nexa_hpc.core.spec_sections import NO_ENV, NO_RESOURCES
 from nexa_hpc.errors import NexaError, Problem, UnsupportedError
@@ -145,6 +146,7 @@ def check_steps(request: PlanRequest, memory: Memory | None = None) -> Drafts:
             known = Checked(drafts.views[step.id], drafts.references[step.id])
             memory.checked[id(step), surroundings] = known
         drafts.views[step.id], drafts.references[step.id] = known
+    check_servers(request, drafts)
     return drafts
 
 
@@ -162,11 +164,13 @@ def _find_handler(request: PlanRequest, drafts: Drafts, step: specification.Step
 
 
 def _places(request: PlanRequest, drafts: Drafts) -> list[StepPlace]:
+    root, handlers = request.paths.root, drafts.handlers
     return [
         StepPlace(
             step.id,
-            {name: _absolute(request.paths.root, path) for name, path in step.outputs.items()},
-            step.id in drafts.handlers and drafts.handlers[step.id].effect,
+            {name: _absolute(root, path) for name, path in step.outputs.items()},
+            effect=step.id in handlers and handlers[step.id].effect,
+            serves=step.id in handlers and handlers[step.id].serves,
         )
         for step in request.spec.steps
     ]

@@ -6,9 +6,10 @@ Standard library alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from nexa_hpc.core.endpoints import IDLE, is_kept
 from nexa_hpc.core.handlers import Handler
 from nexa_hpc.core.history import History
 from nexa_hpc.core.instances import RUN, SKIP, Instance
@@ -51,8 +52,18 @@ class Decider:
         """Folder of records -> the keys in it: listed once, and not looked for one by one."""
         self._history = History(paths.pipeline(pipeline), paths)
 
-    def decide(self, instance: Instance, above: Mapping[str, Instance]) -> Decision:
-        """Decide for `instance`; `above` holds at least every instance it depends on, decided."""
+    def decide(
+        self,
+        instance: Instance,
+        above: Mapping[str, Instance],
+        readers: Iterable[Instance] = (),
+    ) -> Decision:
+        """Decide for `instance`; `above` holds at least every instance it depends on, decided.
+
+        `readers` are those of its server, where it serves.
+        """
+        if instance.serves and not is_kept(instance) and not self._any_runs(readers, above):
+            return Decision(SKIP, IDLE)
         if instance.effect:
             return self._decide_effect(instance, above)
         if self._glance and is_sealed(instance, self._paths):
@@ -61,6 +72,10 @@ class Decider:
         if finding.artifact is not None:
             return Decision(SKIP, cached_words(finding.artifact))
         return Decision(RUN, lost_words(finding) or self._why_new(instance, above))
+
+    def _any_runs(self, readers: Iterable[Instance], above: Mapping[str, Instance]) -> bool:
+        # An effect below is only told when all that is above it has been decided.
+        return any(i.effect or self.decide(i, above).action == RUN for i in readers)
 
     def _decide_effect(self, instance: Instance, above: Mapping[str, Instance]) -> Decision:
         waiting = [parent for parent in instance.parents if above[parent].action == RUN]
@@ -115,6 +130,8 @@ def in_words(difference: Difference, instance: Instance) -> str:
         handed = instance.inputs.get(name, {})
         if rest == f"{name}.step_key" and "step" in handed:
             return f"input {name}: step '{handed['step']}' has another result"
+        if rest == f"{name}.server_key" and "server" in handed:
+            return f"input {name}: step '{handed['server']}' serves something else"
         return f"input {name}: {difference.old or 'absent'} → {difference.new or 'absent'}"
     if part == "code":
         return f"code {rest} changed"

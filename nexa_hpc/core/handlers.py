@@ -15,6 +15,10 @@ A handler is any object (a module-level instance, or a module) with
     kind: str                optional: the `kind` of the artifact it makes
     effect: bool             optional: its result is a change elsewhere, never cached by content
     holds(task) -> str | None            for effects: why nothing is left to do, or None
+    serves: bool             optional: an effect that starts a server (`core.servers`) named
+                             `task.server`, for other steps to read; it ends with the last of them,
+                             unless its param `keep` is true; none is started where `dry_run` is
+    keyless: [name, …]       optional: params that change no result, and are not in the key
     metric_of(step) -> (key, name) | None   optional: what may be the id of a step above whose
                              metrics it reads, and where that is written
     once: bool               optional: has one place to change, for which the points of a sweep
@@ -41,6 +45,7 @@ from types import ModuleType
 from typing import Any
 
 from nexa_hpc.core.checkpoints import Checkpoint
+from nexa_hpc.core.endpoints import Endpoint
 from nexa_hpc.core.environments import needs_process
 from nexa_hpc.core.instances import SINGLE_OUTPUT
 from nexa_hpc.core.quoting import shown
@@ -113,7 +118,8 @@ class Task:
     params: Mapping[str, Any]
     inputs: Mapping[str, Path]
     """Name -> file or folder: those of `in`, and the params named in `input_params` that are local
-    (both `in: {model: X}` and `params: {model: X}` arrive as inputs["model"])."""
+    (both `in: {model: X}` and `params: {model: X}` arrive as inputs["model"]). For the server of
+    another step it is that server's name (`core.servers`); where it answers is in `endpoints`."""
     revisions: Mapping[str, str | None]
     """Name -> hub revision, for the params named in `input_params` that are names on a hub."""
     outputs: Mapping[str, Path]
@@ -126,6 +132,13 @@ class Task:
     project: Path
     registry: Path
     """The folder of the model registry."""
+    servers: Path = Path()
+    """The folder of the handles of servers."""
+    server: str = ""
+    """What a step that serves calls its server."""
+    endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
+    """Name of an input -> where the server that it names answers: its `url`, and its `token_file`
+    or None."""
     code: Path | None = None
     """Where the project's code is found: a snapshot of it, or the project itself (None)."""
     upstream: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -174,6 +187,8 @@ class Handler:
         self.kind = str(getattr(target, "kind", "artifact"))
         self.light = bool(getattr(target, "light", False))
         self.once = bool(getattr(target, "once", False))
+        self.serves = bool(getattr(target, "serves", False))
+        self.keyless: tuple[str, ...] = tuple(getattr(target, "keyless", ()))
         self.input_params: Mapping[str, str] = getattr(target, "input_params", {})
         self.code_params: tuple[str, ...] = tuple(getattr(target, "code_params", ()))
         self._run = target.run if hasattr(target, "run") else target

@@ -29,6 +29,7 @@ from nexa_hpc.errors import NexaError, UserError, nearest
 
 MODELS_PREFIX = "models:"
 PACKAGE_PREFIX = "pkg://"
+_OF_FILES = ("path", "model", "dataset")
 HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 
@@ -40,6 +41,7 @@ class StepPlace:
     outputs: Mapping[str, Path]
     """Output name -> absolute path; empty where the step declares no `out`."""
     effect: bool
+    serves: bool = False
 
 
 class Candidate(NamedTuple):
@@ -70,7 +72,7 @@ class Reference:
     """Where it is written, for messages: `in.data` or `params.model`."""
     text: str
     kind: str
-    """step, best, path, version, package, hub."""
+    """step, server, best, path, version, package, hub."""
     digest: str = "content"
     path: Path | None = None
     step: str | None = None
@@ -106,7 +108,8 @@ class ResolvedInput:
     name: str
     source: Mapping[str, Any]
     handed: Mapping[str, Any]
-    """{"path": …, "signature": …}, {"step": …, "output": …, "below": …}, {"revision": …}, or
+    """{"path": …, "signature": …}, {"step": …, "output": …, "below": …}, {"server": …},
+    {"revision": …}, or
     {"best": {"metric": …, "mode": …, "of": [[result, metrics], …]}, "output": …, "below": …}."""
 
 
@@ -126,7 +129,7 @@ class References:
         """Yield each input of `step`, or (key, message) for one that means nothing."""
         for name, given in step.inputs.items():
             place = f"in.{name}"
-            kind = handler.input_params.get(name, "path")
+            kind = handler.input_params.get(name, "any")
             if given.step is not None:
                 yield _told(place, partial(self._best, name, given))
             else:
@@ -152,6 +155,10 @@ class References:
             return Reference(name, place, text, "version")
         if text.startswith(PACKAGE_PREFIX):
             return Reference(name, place, text, "package", path=package_path(text))
+        if text != step and text in self._places and self._places[text].serves:
+            if kind in _OF_FILES:
+                raise UserError(f"step '{text}' is a server, and has no files to be the {name}")
+            return Reference(name, place, text, "server", step=text)
         produced = self._produced(step, text)
         if produced is not None:
             producer, output, below = produced
@@ -243,6 +250,8 @@ class Resolver:
         """
         if reference.kind == "step":
             return self._of_step(reference, keys)
+        if reference.kind == "server":
+            return _of_server(reference, keys)
         if reference.choice is not None:
             return _of_best(reference, reference.choice, keys)
         if reference.kind == "version":
@@ -314,6 +323,12 @@ def _told(place: str, tell: Callable[[], Reference]) -> Reference | tuple[str, s
         return place, f"{error} ({error.hint})" if error.hint else str(error)
     except OSError as error:
         return place, f"cannot be looked at: {error.strerror}"
+
+
+def _of_server(reference: Reference, keys: Mapping[str, str]) -> ResolvedInput:
+    assert reference.step is not None
+    source = {"server_key": keys[reference.step]}
+    return ResolvedInput(reference.name, source, {"server": reference.step})
 
 
 def _of_best(reference: Reference, choice: Choice, keys: Mapping[str, str]) -> ResolvedInput:

@@ -62,6 +62,8 @@ class Instance:
     """Whether it saves when asked to stop."""
     snapshot: bool = False
     """Whether its job is to see the whole tracked source as it was at submission."""
+    serves: bool = False
+    """Whether it is an effect that starts a server for other steps."""
     declared_step: str = ""
     """The id of the step in the document, where `step` is another name."""
     points: tuple[str, ...] = ()
@@ -113,22 +115,26 @@ class Instance:
 
 
 def read_steps(handed: Mapping[str, Any]) -> list[str]:
-    """Return the instances whose results an input, as `Instance.inputs` has it, may read."""
+    """Return the instances whose results or servers an input, as `Instance.inputs` has it, may
+    read.
+    """
     if "best" in handed:
         return [step for pair in handed["best"]["of"] for step in pair]
-    return [handed["step"]] if "step" in handed else []
+    return [handed[kind] for kind in _OF_A_STEP if kind in handed]
 
 
 def _renamed(handed: Mapping[str, Any], names: Mapping[str, str]) -> Mapping[str, Any]:
     if "best" in handed:
         of = [[names[step] for step in pair] for pair in handed["best"]["of"]]
         return {**handed, "best": {**handed["best"], "of": of}}
-    return {**handed, "step": names[handed["step"]]} if "step" in handed else handed
+    return {**handed, **{kind: names[handed[kind]] for kind in _OF_A_STEP if kind in handed}}
 
 
+_OF_A_STEP = ("step", "server")
+"""Under which an input that is a step's names that step: by its result, or its server."""
 _EMPTY: Mapping[str, Any] = {
     "backend": None,
-    **dict.fromkeys(("effect", "light", "resumable", "snapshot"), False),
+    **dict.fromkeys(("effect", "light", "resumable", "snapshot", "serves"), False),
     **{name: {} for name in ("params", "inputs", "sources", "outputs", "env", "resources")},
     **{name: {} for name in ("labels", "resolved", "retry")},
     "parents": (),

@@ -14,6 +14,7 @@ from nexa_hpc.core import spec as documents
 from nexa_hpc.core.checks import PlanRequest
 from nexa_hpc.core.code import imported_sources
 from nexa_hpc.core.digests import Digester, host_name
+from nexa_hpc.core.endpoints import DRY_RUN
 from nexa_hpc.core.handlers import Handler
 from nexa_hpc.core.hub_cache import MAIN, HubName
 from nexa_hpc.core.inputs import Reference, ResolvedInput, Resolver
@@ -117,7 +118,11 @@ class Keying:
             handler_version=handler.version,
             backend=step.backend,
             scheduler=step.scheduler,
-            params={n: v for n, v in params.items() if f"params.{n}" not in as_inputs},
+            params={
+                n: v
+                for n, v in params.items()
+                if f"params.{n}" not in as_inputs and n not in handler.keyless
+            },
             inputs={i.name: i.source for i in inputs},
             outputs={name: os.path.normpath(path) for name, path in step.outputs.items()},
             cache_hint=step.cache_hint,
@@ -151,6 +156,7 @@ class Keying:
             light=step.light or handler.light,
             resumable=handler.resumable(params),
             snapshot=step.snapshot,
+            serves=handler.serves and not params.get(DRY_RUN),
             action="",
             reason="",
         )

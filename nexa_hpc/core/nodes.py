@@ -210,6 +210,8 @@ class _Expansion:
                 f"step '{reference.step}' has {len(above)} results in this sweep; say which: "
                 f"{{step: {reference.step}, metric: …, mode: max | min}}"
             )
+            if reference.kind == "server":
+                message = f"step '{reference.step}' is {len(above)} servers in this sweep; {_ONCE}"
             problem = node.request.problem(node.step, reference.place, message)
             self._found.problems.append(problem)
             return

@@ -15,6 +15,7 @@ from functools import cached_property
 
 from nexa_hpc.core.checks import PlanRequest
 from nexa_hpc.core.decisions import Decider
+from nexa_hpc.core.endpoints import readers_of
 from nexa_hpc.core.graph import Graph, graph_of
 from nexa_hpc.core.handlers import Handler
 from nexa_hpc.core.hub_cache import HubName, missing, names_of
@@ -88,9 +89,10 @@ def _decided(
     request: PlanRequest, instances: Mapping[str, Instance], handlers: Mapping[str, Handler]
 ) -> dict[str, Instance]:
     decider = Decider(request.spec.name, request.paths, handlers, glance=request.glance)
+    readers = readers_of(instances)
     found: dict[str, Instance] = {}
     for name, instance in instances.items():
-        found[name] = instance.decided(*decider.decide(instance, found))
+        found[name] = instance.decided(*decider.decide(instance, found, readers.get(name, ())))
     return found
 
 

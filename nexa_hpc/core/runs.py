@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nexa_hpc.core import atomic, rounds
+from nexa_hpc.core.endpoints import readers_of
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.paths import PipelinePaths, ProjectPaths, RunPaths
 from nexa_hpc.core.points import Point
@@ -61,6 +62,11 @@ class Run:
     def instances(self) -> Mapping[str, Instance]:
         """The plan's instances by step id, in graph order."""
         return read_instances(self.place) if self.planned is None else self.planned
+
+    @cached_property
+    def readers(self) -> Mapping[str, Sequence[Instance]]:
+        """Step that serves -> the instances that read its server."""
+        return readers_of(self.instances)
 
     @cached_property
     def points(self) -> tuple[Point, ...]:
@@ -295,7 +301,9 @@ def _newest_attempts(
 ) -> dict[str, int]:
     """Return key -> its newest attempt that has ended, or with `open_` its newest one."""
     newest = newest_claimed if open_ else newest_number
-    found = {i.key: newest(paths.records(i.key)) for i in instances if i.action != "SKIP"}
+    # Of what is skipped, an old attempt at a server stands for nothing, and is not taken for a new.
+    looked_at = (i for i in instances if i.action != "SKIP" or i.serves)
+    found = {i.key: newest(paths.records(i.key)) for i in looked_at}
     return {key: number for key, number in found.items() if number}
 
 

@@ -2,16 +2,17 @@
 
     .nexa_state/serve/<name>.json    the handle: made by who starts it, then its supervisor's alone
     .nexa_state/serve/<name>.stop    the wish that it end; from any node
+    .nexa_state/serve/<name>.keep    the wish that one which is held stay without (`leases`)
     .nexa_state/serve/<name>.token   what clients must show; its maker's alone, 0600
     .nexa_state/serve/<name>.log     what the server and its supervisor print
 
-Called by `serve`, by the handler and by driving. Standard library alone.
+Called by `serve`, by the handler, by steps that read a server, and by driving. Standard library
+alone.
 """
 
 from __future__ import annotations
 
 import enum
-import http.client
 import os
 import re
 import signal
@@ -20,11 +21,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from nexa_hpc.core import atomic
 from nexa_hpc.core.access import PRIVATE
-from nexa_hpc.core.drivers import Driver, Life, Watch
+from nexa_hpc.core.drivers import SILENCE_S, Driver, Life, Watch
 from nexa_hpc.core.leftovers import end_leftovers
 from nexa_hpc.core.reading import list_names, read_json_or_none
 from nexa_hpc.errors import StateError, StepError, UnknownNameError, UserError, nearest
@@ -45,6 +45,8 @@ class Condition(enum.Enum):
     STARTING = "STARTING"
     HEALTHY = "HEALTHY"
     """It answered once, and nothing says that it has ended."""
+    STOPPING = "STOPPING"
+    """Nobody holds it any more: it is about to end, unless somebody does so now."""
     STOPPED = "STOPPED"
     CRASHED = "CRASHED"
 
@@ -88,6 +90,10 @@ class Handle:
     """STOPPED or CRASHED."""
     message: str = ""
     notes: tuple[str, ...] = field(default=())
+    leased: bool = False
+    """Whether it ends when nobody holds it any more (`leases`)."""
+    ending: bool = False
+    """Whether its supervisor has found that nobody does."""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Handle:
@@ -101,6 +107,11 @@ class Handle:
     def to_json(self) -> dict[str, Any]:
         """Return the handle as its file holds it."""
         return asdict(self)
+
+    def command(self, port: int) -> list[str]:
+        """Return the argv with which it listens on `port`."""
+        known = {"{host}": self.host, "{port}": str(port)}
+        return [known.get(part, part) for part in self.argv]
 
 
 class Jobs(Protocol):
@@ -119,13 +130,17 @@ class Servers:
     Without `jobs`, those in Slurm are known by what their supervisors write alone.
     """
 
-    def __init__(self, folder: Path, jobs: Jobs | None = None) -> None:
+    def __init__(
+        self, folder: Path, jobs: Jobs | None = None, *, silence_s: float = SILENCE_S
+    ) -> None:
         self.folder = folder
         self._jobs = jobs
-        self._watch = Watch(folder)
+        self.silence_s = silence_s
+        """After which a process on another machine that does not beat has ended."""
+        self._watch = Watch(folder, silence_s=silence_s)
 
     def file(self, name: str, kind: str = "json") -> Path:
-        """Return the file of `name`: json, stop, token or log."""
+        """Return the file of `name`: json, stop, keep, token or log."""
         return self.folder / f"{name}.{kind}"
 
     def names(self) -> list[str]:
@@ -169,6 +184,8 @@ class Servers:
         life = self._watch.life(Driver.from_json(handle.supervisor))
         if life is Life.ENDED:
             return Condition.CRASHED, "its supervisor was killed"
+        if handle.ending:
+            return Condition.STOPPING, ""
         return (Condition.HEALTHY if handle.url else Condition.STARTING), ""
 
     def create(self, handle: Handle, token: str | None) -> None:
@@ -197,21 +214,24 @@ class Servers:
         wish = read_json_or_none(self.file(handle.name, "stop"))
         return wish is not None and wish.get("tag") == handle.tag
 
-    def stop(self, handle: Handle, grace_s: float = STOP_GRACE_S + 5) -> None:
+    def stop(self, handle: Handle) -> None:
         """End a server and all it started, and forget it; returns when that is done.
 
-        One on another machine is asked through the disk. Raises StepError where it goes on.
+        One on another machine is asked through the disk, and has gone if it does not take the
+        silence of a driver to answer. Raises StepError where it goes on.
         """
         atomic.write_json(self.file(handle.name, "stop"), {"tag": handle.tag})
         _signal_supervisor(handle)
+        is_near = is_here(handle) or handle.scheduler == SLURM
+        grace_s = STOP_GRACE_S + (5 if is_near else self.silence_s)
         deadline = time.monotonic() + grace_s
         while (now := self.find(handle.name)) is not None and now.tag == handle.tag:
             condition, _ = self.condition(now)
             if not condition.lives or now.supervisor is None:
                 break
             if time.monotonic() > deadline:
-                if now.scheduler == LOCAL and not _is_here(now):
-                    raise StepError(f"'{handle.name}' on {_where(now)} has not ended yet")
+                if now.scheduler == LOCAL and not is_here(now):
+                    raise StepError(f"'{handle.name}' on {where(now)} has not ended yet")
                 break
             time.sleep(_POLL_S)
         if handle.scheduler == SLURM and self._jobs is not None:
@@ -222,7 +242,7 @@ class Servers:
 
     def forget(self, handle: Handle) -> None:
         """Remove what is recorded of a server that has ended, but for its log."""
-        for kind in ("token", "json", "stop"):
+        for kind in ("token", "json", "stop", "keep"):
             atomic.remove_file(self.file(handle.name, kind))
 
     def tail(self, name: str, lines: int = 15) -> str:
@@ -243,6 +263,10 @@ def name_problem(name: object) -> str | None:
 
 def answers(url: str, timeout_s: float = _ASK_S) -> str | None:
     """Return None where GET /health at `url` says 200, else what it said instead."""
+    # Imported here: it is large, and the way into every step comes by.
+    import http.client
+    from urllib.parse import urlsplit
+
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
     try:
@@ -260,17 +284,19 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def _is_here(handle: Handle) -> bool:
+def is_here(handle: Handle) -> bool:
+    """Return whether the supervisor of a server is one of this machine's processes."""
     here = Driver.this_process(Path("/"), Path("/")).machine
     return handle.supervisor is not None and handle.supervisor["machine"] == here
 
 
-def _where(handle: Handle) -> str:
+def where(handle: Handle) -> str:
+    """Return the host of a server, as people name it."""
     return handle.supervisor["host"] if handle.supervisor else "another machine"
 
 
 def _signal_supervisor(handle: Handle) -> None:
-    if not _is_here(handle) or handle.supervisor is None:
+    if not is_here(handle) or handle.supervisor is None:
         return
     driver = Driver.from_json(handle.supervisor)
     if Watch(Path("/")).life(driver) is Life.ALIVE:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from nexa_hpc.core.artifacts import Finding
 from nexa_hpc.core.drivers import Driver, Life, Watch
+from nexa_hpc.core.endpoints import IDLE, is_idle
 from nexa_hpc.core.instances import SKIP, Instance
 from nexa_hpc.core.paths import ProjectPaths
 from nexa_hpc.core.records import Attempt, now, read_attempts
@@ -83,7 +84,7 @@ def fold_after(run: Run, instance: Instance, before: Mapping[str, int], watch: O
 
 
 def _fold(run: Run, instance: Instance, before: Mapping[str, int], watch: Observer) -> Truth:
-    if instance.effect and instance.action == SKIP:
+    if instance.effect and instance.action == SKIP and not instance.serves:
         return Truth(Standing(State.SKIPPED, message=instance.reason))
     finding = find_result(instance, run.paths)
     if instance.action == SKIP and finding.artifact and not _made_in(run, instance, finding):
@@ -93,14 +94,28 @@ def _fold(run: Run, instance: Instance, before: Mapping[str, int], watch: Observ
     if finding.artifact is not None:
         return Truth(_standing(State.COMPLETED, newest, ""), newest)
     if newest is None:
-        return Truth(Standing(State.PENDING, message=lost_words(finding)))
+        return _not_begun(run, instance) or Truth(_pending(finding))
     if newest.is_open:
         truth = _unended(run.paths, instance.key, newest, watch)
         if newest.end is None or truth.life is not Life.ENDED:
             return truth
     if newest.number <= before.get(instance.key, 0):
-        return Truth(Standing(State.PENDING, message=lost_words(finding)), newest)
+        return _not_begun(run, instance) or Truth(_pending(finding), newest)
     return Truth(_ended(newest, instance, lost_words(finding)), newest)
+
+
+def _pending(finding: Finding) -> Standing:
+    return Standing(State.PENDING, message=lost_words(finding))
+
+
+def _not_begun(run: Run, instance: Instance) -> Truth | None:
+    """Return what is true of an instance that serves, if nothing that reads it has to run.
+
+    Whether something has is asked now, and not of the plan: a result may have come, or gone.
+    """
+    if not instance.serves or not is_idle(instance, run.readers[instance.step], run.paths):
+        return None
+    return Truth(Standing(State.SKIPPED, message=IDLE))
 
 
 def fold_all(run: Run, watch: Observer | None = None) -> dict[str, Standing]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from nexa_hpc.core.best import choose
 from nexa_hpc.core.checkpoints import Checkpoint
+from nexa_hpc.core.endpoints import Endpoint, server_name
 from nexa_hpc.core.handlers import Progress, Task
 from nexa_hpc.core.instances import Instance, artifact_paths
 from nexa_hpc.core.paths import ProjectPaths
@@ -30,6 +31,7 @@ def make_task(
     resume: Checkpoint | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
     ranks: Ranks = ALONE,
+    endpoints: Mapping[str, Endpoint] | None = None,
 ) -> Task:
     """Return the task for one attempt at `instance`; `instances` is its whole plan by step id."""
     return Task(
@@ -51,6 +53,9 @@ def make_task(
         resources=instance.resources,
         project=paths.root,
         registry=paths.registry,
+        servers=paths.servers,
+        server=server_name(instance) if instance.serves else "",
+        endpoints=endpoints or {},
         upstream=_upstream(instance, instances, paths),
         labels=instance.labels,
         on_progress=on_progress,
@@ -59,7 +64,8 @@ def make_task(
 
 
 def input_paths(instance: Instance, instances: Instances, paths: ProjectPaths) -> dict[str, Path]:
-    """Return input name -> absolute path; steps' results are named by their place in the store.
+    """Return input name -> absolute path; steps' results are named by their place in the store,
+    and their servers by their names.
 
     Raises StepError where the best of several cannot be told.
     """
@@ -69,6 +75,8 @@ def input_paths(instance: Instance, instances: Instances, paths: ProjectPaths) -
             found[name] = Path(handed["path"])
         elif "step" in handed:
             found[name] = step_path(handed, instances, paths)
+        elif "server" in handed:
+            found[name] = Path(server_name(instances[handed["server"]]))
         elif "best" in handed:
             chosen = {**handed, "step": choose(handed, instances, paths).step}
             found[name] = step_path(chosen, instances, paths)

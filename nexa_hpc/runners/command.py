@@ -8,7 +8,8 @@ filled in by us. The command sees
     $OUT             the folder to fill ($OUT_<name> for each of several outputs)
     $WORK            scratch of this attempt
     $RESUME          a folder with the last sealed checkpoint of an earlier attempt, or empty
-    $IN_<name>       the path of each input
+    $IN_<name>       the path of each input; for the server of a step, its URL
+    $IN_<name>_TOKEN_FILE   the file that holds what such a server must be shown, where it must
     $PARAM_<name>    each other param: text as it is, true/false, anything nested as JSON
     $PYTHON          the interpreter that runs nexa_hpc
 
@@ -16,7 +17,8 @@ and under a `launcher` other than none MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZ
 LOCAL_WORLD_SIZE, NNODES and NODE_RANK, as torch.distributed reads them. Characters of a name that
 a shell variable cannot hold are written `_`. With `checkpoint`, files matching `glob` below $WORK
 are sealed as soon as two looks a second apart find them unchanged, and once more when the command
-was asked to stop and did: write them under another name and rename them.
+was asked to stop and did: write them under another name and rename them. A command whose server has
+gone is stopped.
 """
 
 from __future__ import annotations
@@ -34,10 +36,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from nexa_hpc.core.endpoints import require_living
 from nexa_hpc.core.handlers import StepView, Task
 from nexa_hpc.core.instances import SINGLE_OUTPUT
 from nexa_hpc.core.leftovers import end_leftovers
 from nexa_hpc.core.quoting import shown
+from nexa_hpc.core.servers import Servers
 from nexa_hpc.errors import nearest
 from nexa_hpc.runners import launchers
 from nexa_hpc.runners.checkpoint_watch import CheckpointWatch
@@ -114,7 +118,7 @@ class CommandHandler:
         watches = checkpoint and task.ranks.rank == 0
         seals = CheckpointWatch(task.work_dir, checkpoint["glob"]) if watches else None
         try:
-            code = _supervise(process, seals)
+            code = _supervise(process, task, seals)
             if code != 0 or seals is not None:
                 await_stop()
         except BaseException:
@@ -143,6 +147,10 @@ def command_variables(task: Task) -> dict[str, str]:
         variables["OUT" if name == SINGLE_OUTPUT else f"OUT_{variable_name(name)}"] = str(folder)
     for name, path in task.inputs.items():
         variables[f"IN_{variable_name(name)}"] = str(path)
+    for name, endpoint in task.endpoints.items():
+        variables[f"IN_{variable_name(name)}"] = endpoint.url
+        if endpoint.token_file is not None:
+            variables[f"IN_{variable_name(name)}_TOKEN_FILE"] = str(endpoint.token_file)
     for name, value in task.params.items():
         if name not in _OWN_PARAMS:
             variables[f"PARAM_{variable_name(name)}"] = _as_text(value)
@@ -164,15 +172,21 @@ def _shell(path: str | None) -> list[str]:
     return [bash, "-e", "-o", "pipefail", "-c"] if bash else ["/bin/sh", "-e", "-c"]
 
 
-def _supervise(process: subprocess.Popen[bytes], seals: CheckpointWatch | None) -> int:
-    """Wait for the command, sealing its checkpoints meanwhile, and return its exit code."""
-    if seals is None:
+def _supervise(process: subprocess.Popen[bytes], task: Task, seals: CheckpointWatch | None) -> int:
+    """Wait for the command, sealing its checkpoints meanwhile, and return its exit code.
+
+    Raises StepError when a server that it reads has gone.
+    """
+    if seals is None and not task.endpoints:
         return process.wait()
+    servers = Servers(task.servers)
     while True:
         try:
             return process.wait(_LOOK_EVERY_S)
         except subprocess.TimeoutExpired:
-            seals.look()
+            if seals is not None:
+                seals.look()
+            require_living(servers, task.endpoints.values())
 
 
 def _stop(process: subprocess.Popen[bytes], asked: int, seals: CheckpointWatch | None) -> None:

@@ -1,25 +1,156 @@
-"""`runners.serve`: known by name, and refused at planning until servers can be steps."""
+"""`runners.serve`: a model served while other steps of the pipeline read it.
+
+    uses: runners.serve
+    backend: hf_runtime                # or vllm, the default
+    params: {model: train, max_batch: 16, keep: false}
+
+`model` is a step's result, a folder or `models:name@tag`. The params are those of `serve start`;
+`keep: true` leaves the server up when the last step that reads it has ended, and `dry_run: true`
+prints its command. It is an effect: skipped while its server answers, or nothing that reads it has
+to run. The server is its supervisor's (`supervising`), and not this attempt's. Light: the library
+is the server's.
+"""
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from nexa_hpc.backends.hf import checks
+from nexa_hpc.core.endpoints import DRY_RUN, KEEP
+from nexa_hpc.core.environments import interpreter, path_of
 from nexa_hpc.core.handlers import StepView, Task
-from nexa_hpc.errors import UnsupportedError
+from nexa_hpc.core.leases import Leases
+from nexa_hpc.core.servers import Handle, Servers, is_here, where
+from nexa_hpc.errors import StepError
+from nexa_hpc.runners import serving
 
-_REFUSAL = "this version does not serve models as a step: nexa-hpc serve start"
+DEFAULT_BACKEND = "vllm"
+_SPREADS = ("tensor_parallel", "_parallel_size")
+"""How the params end that say over how many processes a model is spread."""
 
 
-class ServeHandler:
-    """The handler behind `runners.serve`."""
+class Serve:
+    """The handler."""
 
     effect = True
+    serves = True
+    input_params: ClassVar[Mapping[str, str]] = {"model": "path"}
+    keyless = ("host", "port", "python", "start_timeout_s", "token", KEEP)
 
-    def validate(self, step: StepView) -> None:
-        """Raise UnsupportedError."""
-        raise UnsupportedError(f"{step.uses}: {_REFUSAL}")
+    def validate(self, step: StepView) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with the step."""
+        params = _asked(step.params, step.project)
+        if "model" not in step.params and "model" not in step.inputs:
+            yield "params.model", "is missing: a step, a folder or models:name@tag"
+        for name in step.inputs:
+            if name != "model":
+                yield f"in.{name}", "a server reads its `model` alone"
+        if "name" in params:
+            yield "params.name", "the server of a step is called after the step and its key"
+        if step.env.get("container"):
+            yield "env.container", "a server would have to outlive it; take a venv or a module"
+        yield from _server_problems(step, params)
+        keep = {KEEP: step.params[KEEP]} if KEEP in step.params else {}
+        yield from checks.check(keep, {KEEP: checks.FLAG}, "params")
+        yield from _gpu_problems(step)
+
+    def resolve(self, step: StepView) -> Mapping[str, Any]:
+        """Return the params with the name that requests give: the model's, or else the step's."""
+        named = serving.model_name(str(step.param_or_input("model") or "")) or step.id
+        return {"served_model_name": named, **step.params}
+
+    def holds(self, task: Task) -> str | None:
+        """Say that its server answers already."""
+        leases = Leases(Servers(task.servers))
+        ready = leases.healthy(task.server) if task.server else None
+        if ready is None or (task.params.get(KEEP) and not leases.is_kept(ready)):
+            return None
+        return f"server '{ready.name}' answers at {ready.url}"
 
     def run(self, task: Task) -> None:
-        """Raise UnsupportedError; planning has done so before."""
-        raise UnsupportedError(f"{task.uses}: {_REFUSAL}")
+        """Start the server, and return when it answers; or print its command."""
+        handle = _handle(task)
+        if task.params.get(DRY_RUN):
+            print(shlex.join(handle.command(handle.port)))
+            return
+        servers = Servers(task.servers)
+        leases = Leases(servers)
+        # One that was about to end may have seen that it is held again.
+        ready = leases.healthy(handle.name)
+        if ready is None:
+            _make_way(servers, handle.name)
+            ready = serving.start(servers, handle, lambda text: print(text, flush=True))
+        elif task.params.get(KEEP):
+            leases.keep(ready)
+        print(f"server '{ready.name}' serves '{ready.served_as}' at {ready.url}")
 
 
-handler = ServeHandler()
+handler = Serve()
+
+
+def _server_problems(step: StepView, params: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    backend = step.backend or DEFAULT_BACKEND
+    if step.is_elsewhere and "python" not in params:
+        program = interpreter(step.env, step.project)
+        if program is None and backend == "vllm":
+            return  # Which release it has is known where it starts, and asked there.
+        params = {**params, "python": str(program or sys.executable)}
+    yield from serving.problems(backend, params)
+
+
+def _asked(params: Mapping[str, Any], project: Path) -> dict[str, Any]:
+    """Return what is asked of `serving`: all params but `keep`, and `python` wherever it is."""
+    asked = {name: value for name, value in params.items() if name != KEEP}
+    if "/" in str(asked.get("python")):
+        asked["python"] = str(path_of(str(asked["python"]), project))
+    return asked
+
+
+def _make_way(servers: Servers, name: str) -> None:
+    """End what is left of an earlier server of this step, such as one that was still starting.
+
+    Raises StepError for one on another machine, which may be of use there.
+    """
+    before = servers.find(name)
+    if before is None:
+        return
+    if servers.condition(before)[0].lives and before.supervisor and not is_here(before):
+        raise StepError(
+            f"server '{name}' was started on {where(before)}, and does not answer here",
+            hint=f"nexa-hpc serve stop {name}",
+        )
+    servers.stop(before)
+
+
+def _handle(task: Task) -> Handle:
+    params = _asked(task.params, task.project)
+    return serving.make_handle(
+        task.server or task.step_id,
+        task.inputs["model"],
+        str(params.get("model") or params["served_model_name"]),
+        task.backend or DEFAULT_BACKEND,
+        params,
+        leased=not task.params.get(KEEP),
+    )
+
+
+def _gpu_problems(step: StepView) -> Iterator[tuple[str, str]]:
+    """Yield where the GPUs that are asked for are not as many as the model is spread over."""
+    asked = step.resources.get("gpus_per_node")
+    if asked is None:
+        tasks = step.resources.get("tasks_per_node") or 1
+        asked = (step.resources.get("gpus_per_task") or 0) * tasks
+    spread = 1
+    for name, value in step.params.items():
+        if name.endswith(_SPREADS) and type(value) is int:
+            spread *= value
+    if max(asked, spread) > 1 and asked != spread:
+        yield (
+            "params.tensor_parallel",
+            f"the model is spread over {spread} GPUs, and `resources` asks for {asked}: "
+            f"say `gpus_per_node: {spread}`, or spread it over as many",
+        )

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nexa_hpc.core.drivers import Driver
+from nexa_hpc.core.leases import Leases
 from nexa_hpc.core.leftovers import end_leftovers
 from nexa_hpc.core.servers import TAG_VARIABLE, Condition, Handle, Servers, answers
 from nexa_hpc.runners.process_group import ask_to_stop, signal_group
@@ -45,6 +46,7 @@ class Supervisor:
 
     def __init__(self, servers: Servers, handle: Handle) -> None:
         self._servers = servers
+        self._leases = Leases(servers)
         here = Driver.this_process(servers.folder, servers.folder)
         # Of a job that was requeued, nothing stands that it said when it ran before.
         self.handle = replace(
@@ -53,6 +55,7 @@ class Supervisor:
             restarts=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
             url="",
             ended="",
+            ending=False,
             message="",
         )
         self._asked = ""
@@ -79,12 +82,10 @@ class Supervisor:
 
     def _serve(self, port: int, deadline: float) -> tuple[Condition, str]:
         handle = self.handle
-        argv = [part.format(host=handle.host, port=port) if part in ("{host}", "{port}") else part
-                for part in handle.argv]  # fmt: skip
         print(f"starting on port {port}", flush=True)
         try:
             process = subprocess.Popen(
-                argv,
+                handle.command(port),
                 env=self._environment(),
                 cwd=self._servers.folder,
                 stdin=subprocess.DEVNULL,
@@ -125,6 +126,23 @@ class Supervisor:
         """See whether the server is to end."""
         if self._servers.is_to_stop(self.handle):
             self._asked = "stopped"
+        elif self._is_abandoned():
+            self._asked = "no step that is left reads it"
+
+    def _is_abandoned(self) -> bool:
+        """Return whether nobody holds it; then whoever comes to hold it now sees that it ends."""
+        if self._leases.is_wanted(self.handle):
+            return False
+        self._set_ending(True)
+        # Whoever wrote a lease before that may not have seen it, so theirs is looked for again.
+        if not self._leases.is_wanted(self.handle):
+            return True
+        self._set_ending(False)
+        return False
+
+    def _set_ending(self, ending: bool) -> None:
+        self.handle = replace(self.handle, ending=ending)
+        self._servers.update(self.handle)
 
     def _environment(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if k != "NEXA_HPC_ATTEMPT"}

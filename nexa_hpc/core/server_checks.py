@@ -1,0 +1,52 @@
+"""What can be wrong with steps that serve, and with those that read their servers, taken together.
+
+What is wrong with the params of one is its handler's to say. Called by `checks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from nexa_hpc.core.endpoints import DRY_RUN, KEEP
+
+if TYPE_CHECKING:
+    from nexa_hpc.core.checks import Drafts, PlanRequest
+    from nexa_hpc.core.spec import Step
+
+_NOT_IN_SLURM = (
+    "in jobs of its own is not there yet; run the pipeline in one job (nexa-hpc sbatch allocation "
+    "FILE), or serve by hand (nexa-hpc serve start MODEL --scheduler slurm)"
+)
+
+
+def check_servers(request: PlanRequest, drafts: Drafts) -> None:
+    """Note in `drafts` what is wrong; all references are known."""
+    steps = {step.id: step for step in request.spec.steps}
+    read = _check_readers(request, drafts, steps)
+    for step in request.spec.steps:
+        if step.id not in drafts.handlers or not drafts.handlers[step.id].serves:
+            continue
+        if request.scheduler_of(step) == "slurm":
+            message = f"serving as a step {_NOT_IN_SLURM}"
+            drafts.unsupported.append(request.problem(step, "scheduler", message))
+        if step.id not in read and not step.params.get(KEEP) and not step.params.get(DRY_RUN):
+            message = "no step reads it, so it would be taken down at once; say `keep: true`"
+            drafts.problems.append(request.problem(step, "params", message))
+
+
+def _check_readers(request: PlanRequest, drafts: Drafts, steps: Mapping[str, Step]) -> set[str]:
+    """Check the steps that read servers, and return whose servers those are."""
+    read: set[str] = set()
+    for step in request.spec.steps:
+        for reference in drafts.references[step.id]:
+            if reference.kind != "server" or reference.step is None:
+                continue
+            read.add(reference.step)
+            if steps[reference.step].params.get(DRY_RUN):
+                message = f"step '{reference.step}' is a dry run: it starts no server"
+                drafts.problems.append(request.problem(step, reference.place, message))
+            if request.scheduler_of(step) == "slurm":
+                message = f"reading the server of a step {_NOT_IN_SLURM}"
+                drafts.unsupported.append(request.problem(step, reference.place, message))
+    return read
