@@ -86,7 +86,7 @@ class StepView:
     resources: Mapping[str, Any]
     project: Path
     env: Mapping[str, Any] = field(default_factory=dict)
-    """`env` as declared; empty when the step is checked once more where it runs."""
+    """`env` as declared; its `secrets` alone when the step is checked once more where it runs."""
 
     @property
     def is_elsewhere(self) -> bool:
@@ -135,6 +135,8 @@ class Task:
     on_progress: Callable[[Progress], None] = lambda _: None
     ranks: Ranks = ALONE
     """Which of several tasks this is; all of them share the outputs and `work_dir`."""
+    servers: Path | None = None
+    """The folder of what is recorded of the project's servers (`core.servers`)."""
 
     @property
     def out_dir(self) -> Path:

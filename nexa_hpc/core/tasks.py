@@ -55,6 +55,7 @@ def make_task(
         labels=instance.labels,
         on_progress=on_progress,
         ranks=ranks,
+        servers=paths.servers,
     )
 
 
