@@ -39,7 +39,7 @@ class Endpoint:
     """A server of models, and the one of them that is judged."""
 
     def __init__(self, settings: Mapping[str, Any], servers: Servers) -> None:
-        """Find the server and its model; raises StepError or UserError where they are not there."""
+        """Find the server; raises StepError or UserError where it is not there."""
         self._address = addresses.find(settings, servers)
         self._concurrency = int(settings.get("concurrency", CONCURRENCY))
         self._given_up = threading.Event()
@@ -49,8 +49,13 @@ class Endpoint:
             max_retries=_RETRIES,
             http_client=openai.DefaultHttpxClient(trust_env=not self._address.is_ours),
         )
-        self._model, self._longest = self._choose(settings.get("endpoint_model"))
-        self.title = f"{self._model}, {self._address.title}"
+        self._named = settings.get("endpoint_model")
+        self._model, self._longest = "", None
+        self.title = self._address.title
+
+    def close(self) -> None:
+        """Close its connections; no request is on its way any more."""
+        self._client.close()
 
     @property
     def pace(self) -> dict[str, int]:
@@ -121,9 +126,10 @@ class Endpoint:
             )
         return -sum(float(number) for number in found[1:] if number is not None)
 
-    def _choose(self, named: str | None) -> tuple[str, int | None]:
-        """Return the model that is judged, and how many tokens it reads, where that is told."""
-        models = self._patiently(lambda _: self._client.models.list().data, None, "its models")
+    def find_model(self) -> None:
+        """Ask which models are served, and take the one that is judged; raises StepError."""
+        models = self._patiently(lambda _: self._client.models.list().data, None, "to list models")
+        named = self._named
         known = {model.id: getattr(model, "max_model_len", None) for model in models}
         offered = ", ".join(known) or "none"
         if named is not None and named not in known:
@@ -137,8 +143,9 @@ class Endpoint:
                 f"{self._address.title} serves several models or none: {offered}",
                 hint="say which one with `endpoint_model`",
             )
-        chosen = named if named is not None else next(iter(known))
-        return chosen, known[chosen]
+        self._model = named if named is not None else next(iter(known))
+        self._longest = known[self._model]
+        self.title = f"{self._model}, {self._address.title}"
 
     def _each(
         self, ask: Callable[[Asked], Told], things: Sequence[Asked]
@@ -156,7 +163,9 @@ class Endpoint:
             self._given_up.set()
             raise
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # What is on its way is awaited: a thread that reads from a connection which another
+            # one closes would wait for the client's ten minutes.
+            pool.shutdown(cancel_futures=True)
 
     def _patiently(self, ask: Callable[[Asked], Told], thing: Asked, what: str) -> Told:
         """Return what `ask` tells, asked again while the server is too busy; raises StepError."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,11 @@ def evaluate(task: Task) -> None:
     """Fill `task.out_dir`; raises StepError or UserError when that cannot be done."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    evaluation = open_evaluation(task)
+    with ExitStack() as at_end:
+        _evaluate(open_evaluation(task, at_end))
+
+
+def _evaluate(evaluation: Evaluation) -> None:
     print(
         f"evaluating {evaluation.model.title} on {len(evaluation.rows):,} rows of "
         f"{evaluation.dataset.title}, split {evaluation.split}",

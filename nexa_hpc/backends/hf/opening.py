@@ -6,6 +6,7 @@ Called by evaluation.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -83,22 +84,25 @@ class Evaluation:
         self.task.progress(done, len(self.rows), unit="rows")
 
 
-def open_evaluation(task: Task) -> Evaluation:
-    """Return what `task` evaluates; raises StepError or UserError where it cannot be had."""
+def open_evaluation(task: Task, at_end: ExitStack) -> Evaluation:
+    """Return what `task` evaluates; what is held open for it is closed `at_end`.
+
+    Raises StepError or UserError where it cannot be had.
+    """
     settings = task_settings(task)
     checkpoint = task.inputs.get("checkpoint")
     if checkpoint is not None and settings.get("task") != GENERATION:
         trained = read_json_or_none(checkpoint / TRAINING) or {}
         settings = {**_defaults_from(trained), **settings}
     dataset = _needed(task, settings, "dataset")
-    model, kind = _open_model(task, settings)
+    model, kind = _open_model(task, settings, at_end)
     splits = rows.load_splits(dataset, settings.get("dataset_config"), task.work_dir)
     split, part, columns = _choose_rows(settings, splits, dataset.title, kind)
     part = rows.first_rows(part, settings.get("max_rows"))
     return Evaluation(task, settings, kind, model, dataset, splits, split, part, columns)
 
 
-def _open_model(task: Task, settings: Mapping[str, Any]) -> tuple[Judged, str]:
+def _open_model(task: Task, settings: Mapping[str, Any], at_end: ExitStack) -> tuple[Judged, str]:
     if "endpoint" in settings:
         if "task" not in settings or {"checkpoint", "model"} & {*task.inputs, *settings}:
             raise UserError("with `endpoint` say `task`, and name neither checkpoint nor model")
@@ -107,7 +111,10 @@ def _open_model(task: Task, settings: Mapping[str, Any]) -> tuple[Judged, str]:
 
         if task.servers is None:
             raise StepError("where servers are recorded is not known here")
-        return Endpoint(settings, Servers(task.servers)), str(settings["task"])
+        endpoint = Endpoint(settings, Servers(task.servers))
+        at_end.callback(endpoint.close)
+        endpoint.find_model()
+        return endpoint, str(settings["task"])
     checkpoint = task.inputs.get("checkpoint")
     if checkpoint is not None:
         trained = read_json_or_none(checkpoint / TRAINING) or {}
