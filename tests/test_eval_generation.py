@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import html.parser
+import http.server
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -293,7 +296,6 @@ URL = "http://127.0.0.1:8000"
         ({"model": "m", "max_new_tokens": 9}, "max_new_tokens", "task: generation"),
         ({"model": "m", "task": "generation", "stop": "."}, "stop", "a list of texts"),
         ({"model": "m", "concurrency": 2}, "concurrency", "no.* is named"),
-        ({"model": "m", "task": "causal_lm", "endpoint": URL}, "endpoint", "keep one"),
         ({"task": "generation", "endpoint": "host:80"}, "endpoint", "a URL such as"),
         ({"task": "generation", "endpoint": "http://u:p@h"}, "endpoint", "without credentials"),
         ({"endpoint": URL}, "task", "say which"),
@@ -311,6 +313,14 @@ def test_settings_that_do_not_go_together_are_refused(
     assert re.search(words, problems(tmp_path, params)[f"params.{key}"])
 
 
+def test_of_checkpoint_model_and_endpoint_one_is_named(tmp_path: Path) -> None:
+    params = {"task": "causal_lm", "endpoint": URL}
+    assert "keep one" in problems(tmp_path, {**params, "model": "m"})["in.model"]
+    inputs = {"checkpoint": "c", "endpoint": "serve"}
+    assert "keep one" in problems(tmp_path, {"task": "causal_lm"}, inputs=inputs)["in.checkpoint"]
+    assert problems(tmp_path, {"task": "causal_lm"}, inputs={"endpoint": "serve"}) == {}
+
+
 def test_a_secret_that_is_listed_may_hold_the_token(tmp_path: Path) -> None:
     params = {"task": "generation", "endpoint": URL, "token_variable": "T"}
     assert problems(tmp_path, params, env={"secrets": ["T"]}) == {}
@@ -321,6 +331,8 @@ def test_columns_that_a_file_does_not_have_are_refused_at_planning(project: Proj
     found = problems(project.root, {**params, "prompt_column": "promt"})
     assert "did you mean 'prompt'?" in found["params.prompt_column"]
     assert problems(project.root, {**params, "prompt_column": "prompt"}) == {}
+    (project.root / "made").symlink_to("rows.jsonl")
+    assert problems(project.root, {**params, "dataset": "made", "prompt_column": "new"}) == {}
     (project.root / "rows.csv").write_text("question,answer\na,b\n")
     found = problems(project.root, {**params, "dataset": "rows.csv", "reference_column": "label"})
     assert "it has: question, answer" in found["params.reference_column"]
@@ -349,6 +361,82 @@ def test_an_endpoint_where_nobody_listens_is_told_with_its_url(project: Project)
         project.evaluate("unknown", endpoint="nobody")
     with pytest.raises(UserError, match="NEXA_TEST_ABSENT is not set"):
         project.evaluate("absent", endpoint=URL, token_variable="NEXA_TEST_ABSENT")
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """Answers as some server elsewhere does that is not ours: `said` is status and body by path."""
+
+    said: ClassVar[dict[str, list[tuple[int, str]]]] = {}
+
+    def do_GET(self) -> None:
+        answers = self.said.get(self.path, [(404, "")])
+        status, text = answers[0] if len(answers) == 1 else answers.pop(0)
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(status)
+        kind = "application/json" if text.startswith("{") else "text/html"
+        headers = {"Content-Type": kind, "Content-Length": len(text), "Retry-After": "0.01"}
+        for name, value in headers.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    do_POST = do_GET
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[str]:
+    """The URL of a server whose answers a test writes into `Answers.said`."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def models(*names: str) -> list[tuple[int, str]]:
+    """Return the answer of /v1/models."""
+    return [(200, json.dumps({"object": "list", "data": [{"id": name} for name in names]}))]
+
+
+def test_of_several_models_one_is_to_be_named(project: Project, elsewhere: str) -> None:
+    Answers.said = {"/v1/models": models("small", "large")}
+    with pytest.raises(StepError, match="serves several models or none: small, large"):
+        project.evaluate("several", endpoint=elsewhere)
+
+
+def test_a_page_of_another_kind_of_server_is_no_endpoint(project: Project, elsewhere: str) -> None:
+    Answers.said = {"/v1/models": [(200, "<html>Welcome</html>")]}
+    with pytest.raises(StepError, match="does not answer as OpenAI's endpoints do"):
+        project.evaluate("page", endpoint=elsewhere)
+
+
+def test_perplexity_wants_a_server_that_tells_tokens(project: Project, elsewhere: str) -> None:
+    Answers.said = {"/v1/models": models("m")}
+    with pytest.raises(StepError, match=r"has no /tokenize, which perplexity takes") as told:
+        project.evaluate("no_tokens", project.texts, endpoint=elsewhere, task="causal_lm")
+    assert "hf_runtime and vllm have it" in str(told.value.hint)
+    choice = {"index": 0, "text": "", "finish_reason": "stop", "logprobs": None}
+    Answers.said["/tokenize"] = [(200, json.dumps({"tokens": [1, 2, 3]}))]
+    Answers.said["/v1/completions"] = [(200, json.dumps({"choices": [choice]}))]
+    with pytest.raises(StepError, match="does not tell how probable"):
+        project.evaluate("no_logprobs", project.texts, endpoint=elsewhere, task="causal_lm")
+
+
+def test_a_server_that_is_overloaded_is_asked_again_as_it_wishes(
+    project: Project, elsewhere: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = [(503, "{}"), (429, "{}")] * 6
+    done = {"choices": [{"index": 0, "text": "good", "finish_reason": "stop"}]}
+    Answers.said = {"/v1/models": [*busy, *models("m")]}
+    Answers.said["/v1/completions"] = [*busy, (200, json.dumps(done))]
+    out = project.evaluate("overloaded", endpoint=elsewhere, max_rows=3)
+    assert predictions(out) == ["good"] * 3
+    monkeypatch.setattr("nexa_hpc.backends.hf.endpoint.PATIENCE_S", 0.05)
+    Answers.said["/v1/completions"] = [(503, '{"error": {"message": "overloaded"}}')]
+    with pytest.raises(StepError, match=r"has been too busy for .*: overloaded"):
+        project.evaluate("given_up", endpoint=elsewhere, max_rows=3)
 
 
 # ------------------------------------------------------------------------------------ real servers
@@ -457,3 +545,62 @@ def test_a_server_that_is_killed_half_way_ends_the_step_in_words(
     assert told.value.hint == "nexa-hpc serve list"
     with pytest.raises(StepError, match="server 'doomed' is CRASHED"):
         project.evaluate("after", endpoint="doomed")
+
+
+@pytest.mark.slow
+def test_a_pipeline_asks_an_endpoint_and_promotes_by_rouge_with_the_token_in_no_record(
+    project: Project, server: Handle
+) -> None:
+    answers = {
+        "id": "eval",
+        "uses": "runners.eval",
+        "in": {"dataset": "rows.jsonl"},
+        "out": "artifacts/eval",
+        "params": {**SETTINGS, "endpoint": server.url, "token_variable": "NEXA_TEST_TOKEN"},
+        # In a process of its own, where the params are checked once more.
+        "env": {"python": sys.executable, "secrets": ["NEXA_TEST_TOKEN"]},
+    }
+    model = {
+        "id": "model",
+        "uses": "runners.command",
+        "out": "artifacts/model",
+        "params": {"command": "echo > $OUT/weights"},
+    }
+    register = {
+        "id": "register",
+        "uses": "core.registry.register",
+        "params": {"name": "tiny", "uri": "model", "meta": "eval/metrics.json"},
+    }
+    require = {"metric": "eval.rougeL", "min": 0.3, "better_than": "tiny@production"}
+    promote = {
+        "id": "promote",
+        "uses": "core.registry.promote",
+        "after": ["register", "eval"],
+        "params": {
+            "name": "tiny",
+            "version": "registered",
+            "tag": "production",
+            "require": require,
+        },
+    }
+    steps = [model, answers, register, promote]
+    file = project.root / "flow.yaml"
+    file.write_text(json.dumps({"pipeline": {"name": "flow", "steps": steps}}))
+    token = project.servers.token("shared")
+    assert token is not None
+    done = subprocess.run(
+        [sys.executable, "-m", "nexa_hpc", "run", "flow.yaml"],
+        cwd=project.root,
+        env=child_environment(NEXA_TEST_TOKEN=token),
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "by that text alone" in done.stderr
+    state = read_json(project.root / ".nexa_state/flow/pipeline_state.json")
+    assert {entry["status"] for entry in state["steps"].values()} == {"COMPLETED"}
+    written = [*project.root.glob(".nexa_state/**/*"), *project.root.glob("artifacts/.store/**/*")]
+    holding = [p for p in written if p.is_file() and token.encode() in p.read_bytes()]
+    assert holding == [project.servers.file("shared", "token")]
+    assert token not in done.stdout + done.stderr

@@ -126,6 +126,8 @@ class Task:
     project: Path
     registry: Path
     """The folder of the model registry."""
+    servers: Path = Path()
+    """The folder of the handles of servers."""
     code: Path | None = None
     """Where the project's code is found: a snapshot of it, or the project itself (None)."""
     upstream: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -135,8 +137,6 @@ class Task:
     on_progress: Callable[[Progress], None] = lambda _: None
     ranks: Ranks = ALONE
     """Which of several tasks this is; all of them share the outputs and `work_dir`."""
-    servers: Path | None = None
-    """The folder of what is recorded of the project's servers (`core.servers`)."""
 
     @property
     def out_dir(self) -> Path:

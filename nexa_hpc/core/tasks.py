@@ -51,11 +51,11 @@ def make_task(
         resources=instance.resources,
         project=paths.root,
         registry=paths.registry,
+        servers=paths.servers,
         upstream=_upstream(instance, instances, paths),
         labels=instance.labels,
         on_progress=on_progress,
         ranks=ranks,
-        servers=paths.servers,
     )
 
 

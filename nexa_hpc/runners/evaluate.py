@@ -1,14 +1,14 @@
 """`runners.eval`: a model and a dataset in, a report on how good the model is out.
 
-    in:      config (a YAML file of the settings below), checkpoint, dataset, model
+    in:      config (a YAML file of the settings below), checkpoint, dataset, model, endpoint
     params:  the same settings; they win over the config
     out:     metrics.json, predictions.jsonl, plots, report.html
 
-Which model: `in: {checkpoint: …}`, else `model`, else `endpoint`: a URL, or the name of a server
-that `nexa-hpc serve start` made here. A checkpoint that `runners.train` made brings its own
-columns, lengths and number of training rows; settings win over them. `in: {dataset: …}` wins over
-the config's `dataset`, and what it names is part of the step's key; of a file that only the config
-names, the key knows the name alone, and likewise of an endpoint.
+Which model: `in: {checkpoint: …}`, else `model`, else `endpoint`: a URL, the name of a server that
+`nexa-hpc serve start` made here, or in `in` a step that serves. A checkpoint that `runners.train`
+made brings its own columns, lengths and number of training rows; settings win over them. `in:
+{dataset: …}` wins over the config's `dataset`, and what it names is part of the step's key; of a
+file that only the config names, the key knows the name alone, and likewise of an endpoint.
 
     task: text_classification   accuracy and the like; `baseline: tfidf_logreg` beside it, fitted on
                                 the rows that the model was trained on
@@ -84,7 +84,7 @@ SETTINGS: Mapping[str, checks.Kind] = {
     "seed": checks.Kind("a whole number", lambda value: type(value) is int),
     "stop": checks.Kind("a list of texts", _is_stop),
 }
-_INPUTS = ("config", "checkpoint", "model", "dataset")
+_INPUTS = ("config", "checkpoint", "model", "dataset", "endpoint")
 
 
 class EvalHandler:

@@ -7,7 +7,9 @@ seen in its files. Called by `evaluate`. Light.
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from nexa_hpc.backends.hf import addresses, peeking, sources
@@ -54,7 +56,7 @@ def missing(step: StepView, settings: Mapping[str, Any]) -> Found:
             ("missing: name a `checkpoint` in `in`, or a `model` or an `endpoint` in the config"),
         )
     if "endpoint" in models and len(models) > 1:
-        yield _place(step, "endpoint"), f"{models[0]} is named as well; keep one"
+        yield f"in.{models[0]}", "`endpoint` is named as well; keep one"
     if "dataset" not in given:
         yield "in.dataset", "missing: name a `dataset` in `in`, in `params` or in the config"
     if "text_column" in settings and "text_columns" in settings:
@@ -65,7 +67,8 @@ def packages(step: StepView, settings: Mapping[str, Any]) -> Found:
     """Yield what has to be installed here."""
     if step.is_elsewhere:
         return
-    needed = {"openai": "endpoint" in settings, "rouge_score": settings.get("task") == "generation"}
+    is_asked, generates = _is_asked(step, settings), settings.get("task") == "generation"
+    needed = {"openai": is_asked, "rouge_score": generates}
     for package, is_needed in needed.items():
         if is_needed and not importlib.util.find_spec(package):
             yield "backend", f"needs {package}, which is not here: pip install 'nexa-hpc[hf]'"
@@ -101,7 +104,7 @@ def _of_the_task(step: StepView, settings: Mapping[str, Any]) -> Found:
 
 
 def _of_the_endpoint(step: StepView, settings: Mapping[str, Any]) -> Found:
-    if "endpoint" not in settings:
+    if not _is_asked(step, settings):
         for name in _ENDPOINT:
             if name in settings:
                 yield _place(step, name), "is for an `endpoint`, and none is named"
@@ -117,7 +120,7 @@ def _of_the_endpoint(step: StepView, settings: Mapping[str, Any]) -> Found:
     variable = settings.get("token_variable")
     if variable is None:
         return
-    if addresses.is_name(settings["endpoint"]):
+    if "endpoint" in step.inputs or addresses.is_name(settings["endpoint"]):
         message = "is for a URL; the token of a server that was started here is found"
         yield _place(step, "token_variable"), message
     elif variable not in step.env.get("secrets", ()):
@@ -130,8 +133,8 @@ def _of_the_endpoint(step: StepView, settings: Mapping[str, Any]) -> Found:
 def _columns(step: StepView, settings: Mapping[str, Any]) -> Found:
     declared = step.inputs.get("dataset", settings.get("dataset"))
     text = declared.get("path") if isinstance(declared, Mapping) else declared
-    if not isinstance(text, str) or not (step.project / text).exists():
-        return  # On a hub, or still to be made.
+    if not isinstance(text, str) or _is_made(step.project, text):
+        return
     known = peeking.columns(step.project / text)
     if known is None:
         return
@@ -141,6 +144,16 @@ def _columns(step: StepView, settings: Mapping[str, Any]) -> Found:
             if name not in known:
                 told = nearest(name, known) or f"; it has: {_list(known)}"
                 yield _place(step, setting), f"the dataset {text} has no column '{name}'{told}"
+
+
+def _is_made(project: Path, text: str) -> bool:
+    """Return whether a dataset is on a hub, or another step's result, which may be made anew."""
+    path = project.resolve() / text
+    return not path.exists() or str(path.resolve()) != os.path.normpath(path)
+
+
+def _is_asked(step: StepView, settings: Mapping[str, Any]) -> bool:
+    return "endpoint" in step.inputs or "endpoint" in settings
 
 
 def _place(step: StepView, name: str) -> str:

@@ -6,7 +6,6 @@ Called by planning (`problem`) and by `endpoint` when a step starts. Light.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,16 +58,14 @@ def problem(endpoint: Any) -> str | None:
     return None
 
 
-def find(settings: Mapping[str, Any], servers: Servers) -> Address:
-    """Return the address of the `endpoint` in `settings`.
+def find(endpoint: str, variable: str | None, servers: Servers) -> Address:
+    """Return the address of an endpoint; `variable` holds the token of one with a URL.
 
     Raises UnknownNameError for no such server, StepError for one that has ended or that only its
     own machine reaches, UserError where the token's variable is not set.
     """
-    endpoint = str(settings["endpoint"])
     if is_name(endpoint):
         return _of_server(endpoint, servers)
-    variable = settings.get("token_variable")
     if variable is not None and not os.environ.get(variable):
         raise UserError(
             f"`token_variable`: the environment variable {variable} is not set",

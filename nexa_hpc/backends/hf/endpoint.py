@@ -38,9 +38,9 @@ Told = TypeVar("Told")
 class Endpoint:
     """A server of models, and the one of them that is judged."""
 
-    def __init__(self, settings: Mapping[str, Any], servers: Servers) -> None:
+    def __init__(self, where: str, settings: Mapping[str, Any], servers: Servers) -> None:
         """Find the server; raises StepError or UserError where it is not there."""
-        self._address = addresses.find(settings, servers)
+        self._address = addresses.find(where, settings.get("token_variable"), servers)
         self._concurrency = int(settings.get("concurrency", CONCURRENCY))
         self._given_up = threading.Event()
         self._client = openai.OpenAI(
@@ -126,11 +126,19 @@ class Endpoint:
             )
         return -sum(float(number) for number in found[1:] if number is not None)
 
+    def _get(self, path: str) -> Any:
+        return self._client.get(path, cast_to=dict[str, Any])
+
     def find_model(self) -> None:
         """Ask which models are served, and take the one that is judged; raises StepError."""
-        models = self._patiently(lambda _: self._client.models.list().data, None, "to list models")
-        named = self._named
-        known = {model.id: getattr(model, "max_model_len", None) for model in models}
+        named, told = self._named, self._patiently(self._get, "/models", "to list models")
+        models = told.get("data") if isinstance(told, dict) else None
+        if not isinstance(models, list):
+            raise StepError(
+                f"{self._address.title} does not answer as OpenAI's endpoints do",
+                hint="an endpoint's URL is what is before /v1/models",
+            )
+        known = {str(model["id"]): model.get("max_model_len") for model in models}
         offered = ", ".join(known) or "none"
         if named is not None and named not in known:
             raise StepError(
@@ -193,7 +201,7 @@ class Endpoint:
             if not self._address.is_ours:
                 return StepError(message, hint="name the token's variable in `token_variable`")
         elif status in _BUSY:
-            message = f"{title} is too busy since {PATIENCE_S:.0f} s: {_said(error)}"
+            message = f"{title} has been too busy for {PATIENCE_S:.0f} s: {_said(error)}"
         else:
             message = f"{title} refuses {what}: {_said(error)}"
         return StepError(message, hint=addresses.LIST_THEM)

@@ -103,15 +103,14 @@ def open_evaluation(task: Task, at_end: ExitStack) -> Evaluation:
 
 
 def _open_model(task: Task, settings: Mapping[str, Any], at_end: ExitStack) -> tuple[Judged, str]:
-    if "endpoint" in settings:
+    where = task.inputs.get("endpoint", settings.get("endpoint"))
+    if where is not None:
         if "task" not in settings or {"checkpoint", "model"} & {*task.inputs, *settings}:
             raise UserError("with `endpoint` say `task`, and name neither checkpoint nor model")
         # Imported here: OpenAI's client takes a second, and few evaluations need it.
         from nexa_hpc.backends.hf.endpoint import Endpoint
 
-        if task.servers is None:
-            raise StepError("where servers are recorded is not known here")
-        endpoint = Endpoint(settings, Servers(task.servers))
+        endpoint = Endpoint(str(where), settings, Servers(task.servers))
         at_end.callback(endpoint.close)
         endpoint.find_model()
         return endpoint, str(settings["task"])
