@@ -182,7 +182,7 @@ def test_servers_of_steps_and_slurm_are_refused_together(site: Site, where: str)
     pipeline = Pipeline.from_yaml(site.flow.write(*steps), project=site.project)
     # On a machine without Slurm, that would be said in the first place.
     request = replace(pipeline.plan_request(None, {}), find_scheduler=lambda _: None)
-    with pytest.raises(UnsupportedError, match="in Slurm jobs is not there yet"):
+    with pytest.raises(UnsupportedError, match="sbatch allocation"):
         make_plan(request)
     assert not (site.project / ".nexa_state").exists()
 

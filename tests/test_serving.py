@@ -223,6 +223,40 @@ def test_a_wrong_token_is_401_and_an_unknown_model_404(client: Any) -> None:
 
 
 @pytest.mark.slow
+def test_a_prompt_that_is_echoed_says_how_probable_each_of_its_tokens_is(
+    site: Site, client: Any
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    asked = {"model": "tiny", "echo": True, "max_tokens": 0, "logprobs": 0}
+    texts = ["the film is good", "a story"]
+    done = client.completions.create(prompt=texts, **asked)
+    body = {"model": "tiny", "prompt": texts[0]}
+    ids = client.post("../tokenize", body=body, cast_to=dict[str, Any])["tokens"]
+    logits = AutoModelForCausalLM.from_pretrained(site.root / "tiny")(torch.tensor([ids])).logits
+    expected = torch.log_softmax(logits[0].detach(), dim=-1)
+    first, second = (choice.logprobs for choice in done.choices)
+    assert first.token_logprobs[0] is None and done.choices[0].text == texts[0]
+    assert first.token_logprobs[1:] == pytest.approx(
+        [float(expected[place, token]) for place, token in enumerate(ids[1:])], rel=1e-5
+    )
+    assert len(first.tokens) == len(ids) == len(first.text_offset)
+    assert len(second.tokens) < len(first.tokens) and done.usage.completion_tokens == 0
+    by_ids = client.completions.create(prompt=ids, **asked).choices[0].logprobs
+    assert by_ids.token_logprobs == pytest.approx(first.token_logprobs)
+
+
+@pytest.mark.slow
+def test_an_echo_with_text_behind_it_is_refused(client: Any) -> None:
+    import openai
+
+    for asked in ({"echo": True, "logprobs": 0}, {"max_tokens": 0}, {"logprobs": 2}):
+        with pytest.raises(openai.BadRequestError, match="echo"):
+            client.completions.create(model="tiny", prompt="the film", **asked)
+
+
+@pytest.mark.slow
 def test_of_200_requests_at_a_time_none_is_lost_and_memory_is_bounded(
     site: Site, client: Any
 ) -> None:

@@ -91,7 +91,7 @@ class StepView:
     resources: Mapping[str, Any]
     project: Path
     env: Mapping[str, Any] = field(default_factory=dict)
-    """`env` as declared; empty when the step is checked once more where it runs."""
+    """`env` as declared; its `secrets` alone when the step is checked once more where it runs."""
 
     @property
     def is_elsewhere(self) -> bool:

@@ -93,6 +93,7 @@ def check_params(run: Run, instance: Instance, handler: Handler) -> None:
         outputs={name: path or "" for name, path in instance.outputs.items()},
         resources=instance.resources,
         project=run.paths.root,
+        env={name: instance.env[name] for name in ("secrets",) if name in instance.env},
     )
     problems = [f"{key}: {text}" if key else text for key, text in handler.validate(view)]
     if problems:

@@ -29,7 +29,7 @@ _LOWER_IS_BETTER = (
 )  # fmt: skip
 _HIGHER_IS_BETTER = (
     "accuracy", "acc", "f1", "auc", "auroc", "mcc", "precision", "recall", "score", "bleu",
-    "reward", "r2",
+    "reward", "r2", "match", "rougel", "rouge1", "rouge2", "rougelsum",
 )  # fmt: skip
 
 

@@ -1,40 +1,51 @@
 """`runners.eval`: a model and a dataset in, a report on how good the model is out.
 
-    in:      config (a YAML file of the settings below), checkpoint, dataset, model
+    in:      config (a YAML file of the settings below), checkpoint, dataset, model, endpoint
     params:  the same settings; they win over the config
     out:     metrics.json, predictions.jsonl, plots, report.html
 
-Which model: `in: {checkpoint: …}`, else `model`. A checkpoint that `runners.train` made brings its
-own columns, lengths and number of training rows; settings win over them. `in: {dataset: …}` wins
-over the config's `dataset`, and what it names is part of the step's key; of a file that only the
-config names, the key knows the name alone. `baseline: tfidf_logreg` fits TF-IDF and logistic
-regression on the rows that the model was trained on. This module is light: the work is done in
-`backends/hf/evaluation.py`.
+Which model: `in: {checkpoint: …}`, else `model`, else `endpoint`: a URL, the name of a server that
+`nexa-hpc serve start` made here, or in `in` a step that serves. A checkpoint that `runners.train`
+made brings its own columns, lengths and number of training rows; settings win over them. `in:
+{dataset: …}` wins over the config's `dataset`, and what it names is part of the step's key; of a
+file that only the config names, the key knows the name alone, and likewise of an endpoint.
+
+    task: text_classification   accuracy and the like; `baseline: tfidf_logreg` beside it, fitted on
+                                the rows that the model was trained on
+    task: causal_lm             perplexity of texts
+    task: generation            answers to prompts or chats beside references: exact match, ROUGE
+
+This module is light: the work is done in `backends/hf/evaluation.py`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nexa_hpc.backends.hf import checks, gentle, hub, installed, sources
+from nexa_hpc.backends.hf import addresses, checks, gentle, hub, installed, sources
 from nexa_hpc.core.handlers import StepView, Task
 from nexa_hpc.core.ranks import declared_tasks
 from nexa_hpc.errors import SpecError, UserError, nearest
+from nexa_hpc.runners import evaluate_checks
+from nexa_hpc.runners.evaluate_checks import METRICS
 
 BACKENDS = ("hf",)
 BASELINES = ("tfidf_logreg",)
-METRICS = {
-    "text_classification": ("accuracy", "macro_f1", "per_class", "calibration_error"),
-    "causal_lm": ("perplexity", "loss", "bits_per_byte"),
-}
-"""What `metrics` may list for each task; without it, all."""
-
 _ALL_METRICS = [name for names in METRICS.values() for name in names]
 
 
 def _is_metrics(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(name in _ALL_METRICS for name in value)
+
+
+def _is_variable(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", value))
+
+
+def _is_stop(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) and text for text in value)
 
 
 SETTINGS: Mapping[str, checks.Kind] = {
@@ -57,8 +68,23 @@ SETTINGS: Mapping[str, checks.Kind] = {
     "baseline": checks.one_of(*BASELINES),
     "trust_remote_code": checks.FLAG,
     "allow_pickle": checks.FLAG,
+    "endpoint": checks.Kind(
+        "a URL such as http://host:8000 without credentials, or the name of a server",
+        lambda value: addresses.problem(value) is None,
+    ),
+    "endpoint_model": checks.TEXT,
+    "token_variable": checks.Kind("the name of an environment variable", _is_variable),
+    "concurrency": checks.COUNT,
+    "prompt_column": checks.TEXT,
+    "reference_column": checks.TEXT,
+    "max_new_tokens": checks.COUNT,
+    "temperature": checks.Kind(
+        "a number from 0 to 5", lambda value: type(value) in (int, float) and 0 <= value <= 5
+    ),
+    "seed": checks.Kind("a whole number", lambda value: type(value) is int),
+    "stop": checks.Kind("a list of texts", _is_stop),
 }
-_INPUTS = ("config", "checkpoint", "model", "dataset")
+_INPUTS = ("config", "checkpoint", "model", "dataset", "endpoint")
 
 
 class EvalHandler:
@@ -105,6 +131,18 @@ class EvalHandler:
             settings.pop("model", None)
         return settings
 
+    def warn(self, step: StepView) -> Iterator[str]:
+        """Yield that the key does not know what answers at an endpoint."""
+        try:
+            endpoint = sources.declared_settings(step).get("endpoint")
+        except SpecError:
+            return
+        if endpoint is not None:
+            yield (
+                f"the key knows the endpoint '{endpoint}' by that text alone, not the model that "
+                "answers; when it is another one, change `cache_hint`"
+            )
+
     def revision(self, kind: str, name: str) -> str | None:
         """Return the commit that a hub name stands for now, or None."""
         return hub.revision(kind, name)
@@ -127,13 +165,12 @@ def _input_problems(step: StepView, settings: Mapping[str, Any]) -> Iterator[tup
             )
     if step.param_or_input("config") is not None and sources.declared_config(step) is None:
         return  # Another step writes it: its content is checked when this step runs.
-    given = {*step.inputs, *settings}
-    if not given & {"checkpoint", "model"}:
-        yield "in.checkpoint", "missing: name a `checkpoint` in `in`, or a `model` in the config"
-    if "dataset" not in given:
-        yield "in.dataset", "missing: name a `dataset` in `in`, in `params` or in the config"
-    if "text_column" in settings and "text_columns" in settings:
-        yield "params.text_columns", "`text_column` is given as well; keep one"
+    yield from evaluate_checks.missing(step, settings)
+    sound = {
+        n: value for n, value in settings.items() if n in SETTINGS and SETTINGS[n].admits(value)
+    }
+    yield from evaluate_checks.combined(step, sound)
+    yield from evaluate_checks.packages(step, sound)
 
 
 handler = EvalHandler()

@@ -7,13 +7,13 @@ piece has nothing before it and is not predicted.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
 
 from nexa_hpc.backends.hf import recipes
+
+Piece = Sequence[int]
+"""The ids of some tokens of a text, that the model reads at once."""
 
 
 @dataclass(frozen=True)
@@ -45,43 +45,33 @@ class TextLoss:
 
 
 def text_losses(
-    model: Any,
-    tokenizer: Any,
     texts: Sequence[str],
+    ids: Sequence[Piece],
+    piece_losses: Callable[[Sequence[Piece]], Iterable[tuple[int, float]]],
     *,
     max_length: int,
-    batch_size: int,
-    on_batch: Callable[[int], None],
+    tell: Callable[[int], None],
 ) -> list[TextLoss]:
-    """Return the loss of each of `texts`; `on_batch` is told how many pieces of all are done."""
+    """Return the loss of each of `texts`, whose tokens are `ids`.
+
+    `piece_losses` yields the place and the summed loss of each piece that it is given, in any
+    order; `tell` hears how many texts' worth of them are done.
+    """
     pieces = [
-        (row, ids[start : start + max_length])
-        for row, ids in enumerate(tokenizer(list(texts))["input_ids"])
-        for start in range(0, len(ids), max_length)
+        (row, numbers[start : start + max_length])
+        for row, numbers in enumerate(ids)
+        for start in range(0, len(numbers), max_length)
     ]
+    # Rows of like length together: a batch is padded to its longest row.
     pieces = sorted((piece for piece in pieces if len(piece[1]) > 1), key=lambda p: len(p[1]))
     totals, counts = [0.0] * len(texts), [0] * len(texts)
-    model.eval()
-    for start in range(0, len(pieces), batch_size):
-        batch = pieces[start : start + batch_size]
-        losses = _piece_losses(model, [ids for _, ids in batch])
-        for (row, ids), loss in zip(batch, losses, strict=True):
-            totals[row] += loss
-            counts[row] += len(ids) - 1
-        on_batch(round(len(texts) * (start + len(batch)) / len(pieces)))
-    return [TextLoss(*found) for found in zip(texts, totals, counts, strict=True)]
-
-
-def _piece_losses(model: Any, pieces: Sequence[Sequence[int]]) -> list[float]:
-    """Return the summed loss of each piece; padded on the right, where no real token looks."""
-    longest = max(map(len, pieces))
-    ids = torch.tensor([[*piece, *[0] * (longest - len(piece))] for piece in pieces])
-    mask = torch.tensor([[1] * len(p) + [0] * (longest - len(p)) for p in pieces])
-    ids, mask = ids.to(model.device), mask.to(model.device)
-    with torch.inference_mode():
-        logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
-    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-    return [float(loss) for loss in (losses * mask[:, 1:]).sum(dim=1)]
+    found = piece_losses([numbers for _, numbers in pieces])
+    for done, (place, loss) in enumerate(found, 1):
+        row, numbers = pieces[place]
+        totals[row] += loss
+        counts[row] += len(numbers) - 1
+        tell(round(len(texts) * done / len(pieces)))
+    return [TextLoss(*of_text) for of_text in zip(texts, totals, counts, strict=True)]
 
 
 def summarise(losses: Sequence[TextLoss], wanted: Sequence[str] | None = None) -> dict[str, float]:

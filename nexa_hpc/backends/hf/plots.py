@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: confusion matrix, calibration, distribution of losses.
+"""The pictures of an evaluation: confusion matrix, calibration, distributions of losses and scores.
 
 Called by evaluation. Colours are those of `curves.py`.
 """
@@ -86,11 +86,23 @@ def draw_calibration(calibration: Calibration, target: Path) -> None:
 
 def draw_losses(losses: Sequence[float], target: Path) -> None:
     """Draw how the mean loss for each token is distributed over the texts."""
+    bins = min(40, max(8, len(losses) // 8))
+    _draw_distribution(losses, bins, ("loss for each token", "texts"), target)
+
+
+def draw_scores(scores: Sequence[float], name: str, target: Path) -> None:
+    """Draw how a figure between 0 and 1 is distributed over the answers."""
+    _draw_distribution(scores, [part / 20 for part in range(21)], (name, "answers"), target)
+
+
+def _draw_distribution(
+    values: Sequence[float], bins: int | list[float], names: tuple[str, str], target: Path
+) -> None:
     figure = Figure(figsize=(8.2, 3.6), dpi=_DPI, layout="constrained")
     axes = figure.subplots()
-    axes.hist(losses, bins=min(40, max(8, len(losses) // 8)), color=BLUE, alpha=0.85, rwidth=0.92)
+    axes.hist(values, bins=bins, color=BLUE, alpha=0.85, rwidth=0.92)
     axes.margins(y=0.2)
-    median = statistics.median(losses)
+    median = statistics.median(values)
     axes.axvline(median, color=ORANGE, linewidth=2)
     axes.annotate(
         f"median {median:.2f}",
@@ -102,8 +114,8 @@ def draw_losses(losses: Sequence[float], target: Path) -> None:
         color=ORANGE,
         fontweight="bold",
     )
-    axes.set_xlabel("loss for each token", color=MUTED)
-    axes.set_ylabel("texts", color=MUTED)
+    axes.set_xlabel(names[0], color=MUTED)
+    axes.set_ylabel(names[1], color=MUTED)
     _dress(axes, "y")
     figure.savefig(target)
 

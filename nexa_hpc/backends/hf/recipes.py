@@ -175,16 +175,18 @@ def _blocks(
 
 def length_limit(settings: Mapping[str, Any], task: str, tokenizer: Any, config: Any) -> int:
     """Return `max_length`, or the task's default, no longer than the model's positions reach."""
-    limits = [
-        limit
-        for limit in (
-            tokenizer.model_max_length,
-            getattr(config, "max_position_embeddings", None),
-        )
-        if limit is not None and 0 < limit < _UNLIMITED
-    ]
     wanted = settings.get("max_length", DEFAULT_MAX_LENGTH[task])
-    return int(min([wanted, *limits]))
+    return int(min([wanted, *_limits(tokenizer, config)]))
+
+
+def positions(tokenizer: Any, config: Any) -> int | None:
+    """Return how many tokens a model reads; None where neither it nor its tokenizer says."""
+    return min(_limits(tokenizer, config), default=None)
+
+
+def _limits(tokenizer: Any, config: Any) -> list[int]:
+    said = (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None))
+    return [int(limit) for limit in said if limit is not None and 0 < limit < _UNLIMITED]
 
 
 def _accuracy_and_f1(prediction: Any) -> dict[str, float]:

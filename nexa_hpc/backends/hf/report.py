@@ -15,7 +15,8 @@ from typing import Any
 
 import jinja2
 
-from nexa_hpc.backends.hf import perplexity, scoring
+from nexa_hpc.backends.hf import generation, perplexity, scoring
+from nexa_hpc.backends.hf.generation import Scored
 from nexa_hpc.backends.hf.perplexity import TextLoss
 from nexa_hpc.backends.hf.scoring import ClassFigures, Predictions
 
@@ -61,6 +62,8 @@ class Examples:
     note: str
     columns: Sequence[str]
     rows: Sequence[tuple[str, ...]]
+    texts: int = 1
+    """How many columns, the last ones, hold whole texts."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,68 @@ def _texts(title: str, note: str, losses: Sequence[TextLoss]) -> Examples:
         ("perplexity", "tokens", "text"),
         [(f"{loss.perplexity:,.1f}", f"{loss.tokens:,}", _shortened(loss.text)) for loss in losses],
     )
+
+
+def write_generation_report(
+    out_dir: Path, facts: Facts, scored: Sequence[Scored], figures: Mapping[str, float]
+) -> None:
+    """Write the report of generated answers, beside the plot that `out_dir` holds already."""
+    ranked = sorted(scored, key=lambda row: row.scores["rougeL"])
+    right = sum(row.scores[generation.EXACT_MATCH] for row in scored)
+    low, high = scoring.interval_95(right / len(scored), len(scored))
+    exact = f"95 % interval {low:.1%} to {high:.1%}"
+    cut = sum(row.answer.finish == "length" for row in scored)
+    summary = (
+        f"{right:,.0f} of {len(scored):,} answers are their references but for white space around "
+        f"them. An answer has {figures['mean_new_tokens']:,.1f} tokens on average; {cut:,} were "
+        f"cut at max_new_tokens. A row took {figures['seconds_per_row']:.2f} s."
+    )
+    if unread := generation.without_words(scored):
+        summary += f" {unread:,} references hold no Latin letter or digit: their ROUGE is 0."
+    page = Page(
+        facts,
+        tiles=[
+            Tile("Exact match", f"{right / len(scored):.1%}", exact, strong=True),
+            *(_rouge_tile(scored, name) for name in generation.ROUGE),
+        ],
+        summary=summary,
+        plots=[
+            Plot(
+                "ROUGE-L over the answers",
+                "How much of each answer and its reference is the same; further right is better.",
+                _embedded(out_dir / "scores.png"),
+            )
+        ],
+        examples=[
+            _answers("Worst answers", "Least like their references.", ranked[:_EXAMPLES]),
+            _answers("Best answers", "Most like them.", list(reversed(ranked))[:_EXAMPLES]),
+        ],
+    )
+    _write(out_dir, page)
+
+
+def _rouge_tile(scored: Sequence[Scored], name: str) -> Tile:
+    low, high = scoring.mean_interval_95([row.scores[name] for row in scored])
+    label = "ROUGE-" + name.removeprefix("rouge")
+    interval = f"95 % interval {max(0.0, low):.3f} to {min(1.0, high):.3f}"
+    return Tile(label, f"{generation.mean(scored, name):.3f}", interval)
+
+
+def _answers(title: str, note: str, scored: Sequence[Scored]) -> Examples:
+    rows = [
+        (
+            f"{row.scores['rougeL']:.3f}",
+            _shortened(_last_said(row.example.prompt)),
+            _shortened(row.example.reference),
+            _shortened(row.answer.text),
+        )
+        for row in scored
+    ]
+    return Examples(title, note, ("ROUGE-L", "prompt", "reference", "answer"), rows, texts=3)
+
+
+def _last_said(prompt: str | Sequence[Mapping[str, str]]) -> str:
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
 
 
 def _write(out_dir: Path, page: Page) -> None:

@@ -185,9 +185,14 @@ def interval_95(part: float, n: int) -> tuple[float, float]:
 
 def margin_interval_95(model: Predictions, baseline: Predictions) -> tuple[float, float]:
     """Return the 95 % interval of the difference in accuracy on the same rows (paired, normal)."""
-    differences = model.correct.astype(float) - baseline.correct.astype(float)
-    half = 1.96 * float(differences.std()) / math.sqrt(len(differences))
-    mean = float(differences.mean())
+    return mean_interval_95(model.correct.astype(float) - baseline.correct.astype(float))
+
+
+def mean_interval_95(values: Any) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of `values` (normal)."""
+    array = numpy.asarray(values, dtype=float)
+    half = 1.96 * float(array.std()) / math.sqrt(len(array))
+    mean = float(array.mean())
     return mean - half, mean + half
 
 

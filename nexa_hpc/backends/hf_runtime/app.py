@@ -1,4 +1,4 @@
-"""The HTTP interface: OpenAI's endpoints, `/classify` and `/health`, on FastAPI.
+"""The HTTP interface, on FastAPI: OpenAI's endpoints, `/classify`, `/tokenize` and `/health`.
 
     401 wrong token   404 another model   400 what cannot be asked   413 too large   429 queue full
 
@@ -14,41 +14,27 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from nexa_hpc.backends.hf_runtime.batching import Batcher, QueueFull, Work
-from nexa_hpc.backends.hf_runtime.bodies import ChatBody, ClassifyBody, CompletionBody
+from nexa_hpc.backends.hf import chats
+from nexa_hpc.backends.hf_runtime import exchange, reading
+from nexa_hpc.backends.hf_runtime.batching import Work
+from nexa_hpc.backends.hf_runtime.bodies import (
+    ChatBody,
+    ClassifyBody,
+    CompletionBody,
+    TokenizeBody,
+)
+from nexa_hpc.backends.hf_runtime.exchange import Refusal, Served
 from nexa_hpc.backends.hf_runtime.generating import Piece, Prompt, Sampling
 
 MAX_BODY_BYTES = 4 << 20
 Next = Callable[[Request], Awaitable[Response]]
 _CHAT_TOKENS = 1024
-_WATCH_S = 1.0
-
-
-class Refusal(Exception):
-    """A request that is answered with an error."""
-
-    def __init__(self, status: int, message: str, code: str, kind: str = "invalid_request_error"):
-        super().__init__(message)
-        self.status, self.code, self.kind = status, code, kind
-
-
-@dataclass(frozen=True)
-class Served:
-    """What the app serves."""
-
-    name: str
-    batcher: Batcher
-    tokenizer: Any
-    max_model_len: int
-    is_classifier: bool
-    token: str | None
 
 
 def make_app(served: Served) -> FastAPI:
@@ -72,10 +58,18 @@ def make_app(served: Served) -> FastAPI:
     async def classify(body: ClassifyBody, request: Request) -> Any:
         return await _classify(served, body, request)
 
+    @app.post("/tokenize")
+    async def tokenize(body: TokenizeBody) -> Any:
+        _check_model(served, body.model)
+        return reading.tokenize(served, body)
+
     @app.post("/v1/completions")
     async def completions(body: CompletionBody, request: Request) -> Any:
         _check(served, body.model, generates=True)
-        prompts = [_ids(served, text) for text in body.prompts]
+        prompts = [exchange.prompt_ids(served, text) for text in body.prompts]
+        if body.echo:
+            read = await reading.read_prompts(served, body.prompts, prompts, request)
+            return {**_Completion(served.name).head(), **read}
         wanted = [_prompt(served, ids, body, body.max_tokens) for ids in prompts]
         return await _answer(served, _Completion(served.name), body, wanted, request)
 
@@ -127,43 +121,30 @@ def _invalid(request: Request, error: Any) -> JSONResponse:
     return _refused(request, Refusal(400, told, "invalid_request"))
 
 
-def _check(served: Served, model: str, *, generates: bool) -> None:
+def _check_model(served: Served, model: str) -> None:
     if model != served.name:
         message = f"no model '{model}' here; there is '{served.name}'"
         raise Refusal(404, message, "model_not_found")
+
+
+def _check(served: Served, model: str, *, generates: bool) -> None:
+    _check_model(served, model)
     if generates == served.is_classifier:
         other = "/classify" if served.is_classifier else "/v1/completions"
         raise Refusal(400, f"this model answers to {other}", "wrong_endpoint")
 
 
-def _fits(served: Served, tokens: int) -> None:
-    if tokens > served.max_model_len:
-        message = f"{tokens} tokens are more than the {served.max_model_len} of this model"
-        raise Refusal(400, message, "context_length_exceeded")
-
-
-def _ids(served: Served, prompt: Any) -> tuple[int, ...]:
-    ids = served.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt
-    if not ids or not all(0 <= number < len(served.tokenizer) for number in ids):
-        raise Refusal(400, "a prompt has at least one token, each a known one", "bad_prompt")
-    return tuple(ids)
-
-
 def _chat_ids(served: Served, body: ChatBody) -> tuple[int, ...]:
     try:
-        found = served.tokenizer.apply_chat_template(
-            [message.plain() for message in body.messages],
-            add_generation_prompt=True,
-            tokenize=False,
-        )
+        messages = [message.plain() for message in body.messages]
+        return tuple(chats.chat_ids(served.tokenizer, messages))
     except Exception as error:
         # A template is the model's own program: whatever it says of the messages is the answer.
         raise Refusal(400, f"the chat template: {error}", "chat_template") from error
-    return tuple(served.tokenizer(found, add_special_tokens=False)["input_ids"])
 
 
 def _prompt(served: Served, ids: tuple[int, ...], body: Any, max_tokens: int) -> Prompt:
-    _fits(served, len(ids) + max_tokens)
+    exchange.check_fits(served, len(ids) + max_tokens)
     sampling = Sampling(body.temperature, body.top_p, body.seed)
     return Prompt(ids, max_tokens, sampling, body.stops, body.stream)
 
@@ -223,14 +204,14 @@ async def _answer(
 ) -> Any:
     # A seed is for one request alone: others in its batch would change what it draws.
     alone = object() if body.seed is not None else None
-    works, pieces = _works(prompts, (prompts[0].sampling, alone))
-    _submit(served, works)
+    works, pieces = exchange.works_for(prompts, (prompts[0].sampling, alone))
+    exchange.submit(served, works)
     if body.stream:
         events = _events(form, works, pieces, body)
         return StreamingResponse(events, media_type="text/event-stream")
     texts = ["" for _ in works]
     ends: list[Piece] = [Piece("") for _ in works]
-    async for index, piece in _watched(works, pieces, request):
+    async for index, piece in exchange.watched(works, pieces, request):
         texts[index] += piece.text
         ends[index] = piece
     usage = _usage(works, ends)
@@ -244,7 +225,7 @@ async def _events(
     begun: set[int] = set()
     ends: list[Piece] = [Piece("") for _ in works]
     try:
-        async for index, piece in _all(len(works), pieces):
+        async for index, piece in exchange.each(len(works), pieces):
             ends[index] = piece
             choice = form.part(index, piece.text, piece.finish, first=index not in begun)
             begun.add(index)
@@ -273,73 +254,15 @@ def _usage(works: Sequence[Work], ends: Sequence[Piece]) -> dict[str, int]:
 
 async def _classify(served: Served, body: ClassifyBody, request: Request) -> dict[str, Any]:
     _check(served, body.model, generates=False)
-    texts = [_ids(served, text) for text in body.texts]
+    texts = [exchange.prompt_ids(served, text) for text in body.texts]
     for ids in texts:
-        _fits(served, len(ids))
-    works, pieces = _works(texts, None)
-    _submit(served, works)
+        exchange.check_fits(served, len(ids))
+    works, pieces = exchange.works_for(texts, None)
+    exchange.submit(served, works)
     data: list[dict[str, Any]] = [{} for _ in works]
-    async for index, found in _watched(works, pieces, request):
+    async for index, found in exchange.watched(works, pieces, request):
         data[index] = {"index": index, **found}
     used = sum(map(len, texts))
     usage = {"prompt_tokens": used, "completion_tokens": 0, "total_tokens": used}
     about = {"id": f"classify-{uuid.uuid4().hex}", "object": "list", "created": int(time.time())}
     return {**about, "model": served.name, "data": data, "usage": usage}
-
-
-# --------------------------------------------------------------------- from the batches and back
-
-
-def _works(payloads: Sequence[Any], key: Any) -> tuple[list[Work], asyncio.Queue[Any]]:
-    loop, pieces = asyncio.get_running_loop(), asyncio.Queue[Any]()
-
-    def deliver(index: int) -> Callable[[Any], None]:
-        def put(piece: Any) -> None:
-            loop.call_soon_threadsafe(pieces.put_nowait, (index, piece))
-
-        return put
-
-    return [Work(payload, key, deliver(n)) for n, payload in enumerate(payloads)], pieces
-
-
-def _submit(served: Served, works: Sequence[Work]) -> None:
-    most = served.batcher.max_queue
-    if len(works) > most:
-        raise Refusal(400, f"more than {most} texts in one request", "too_many")
-    try:
-        served.batcher.submit(works)
-    except QueueFull:
-        message = f"{most} texts are waiting already; try again"
-        raise Refusal(429, message, "queue_full", "rate_limit_error") from None
-
-
-async def _all(count: int, pieces: asyncio.Queue[Any]) -> AsyncIterator[tuple[int, Any]]:
-    """Yield (index, piece) until each of `count` has had its last; raises Refusal for a failure."""
-    left = count
-    while left:
-        index, piece = await pieces.get()
-        if isinstance(piece, Exception):
-            raise Refusal(500, f"{type(piece).__name__}: {piece}", "failed", "server_error")
-        if not isinstance(piece, Piece) or piece.finish is not None:
-            left -= 1
-        yield index, piece
-
-
-async def _watched(
-    works: Sequence[Work], pieces: asyncio.Queue[Any], request: Request
-) -> AsyncIterator[tuple[int, Any]]:
-    """The same, and nothing more is computed once the client has gone."""
-
-    async def watch() -> None:
-        while not await request.is_disconnected():
-            await asyncio.sleep(_WATCH_S)
-        for work in works:
-            work.cancelled = True
-            work.deliver(ConnectionResetError("the client has gone"))
-
-    watcher = asyncio.create_task(watch())
-    try:
-        async for found in _all(len(works), pieces):
-            yield found
-    finally:
-        watcher.cancel()

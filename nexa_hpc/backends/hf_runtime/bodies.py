@@ -1,4 +1,4 @@
-"""What requests may say: OpenAI's words for completions and chats, vLLM's for `/classify`.
+"""What requests may say: OpenAI's words for completions and chats, vLLM's for the others.
 
 A word that this server does not know is refused, unless it asks for nothing: a client that thinks
 it was obeyed is worse off than one that is told.
@@ -56,7 +56,19 @@ class CompletionBody(_Generation):
     """POST /v1/completions."""
 
     prompt: str | list[str] | list[int]
-    max_tokens: int = Field(16, ge=1)
+    max_tokens: int = Field(16, ge=0)
+    echo: bool = False
+    """How probable the prompt is is asked for, and no text."""
+    logprobs: int | None = None
+
+    @model_validator(mode="after")
+    def _reads_or_writes(self) -> CompletionBody:
+        if self.echo:
+            if self.max_tokens or self.logprobs != 0 or self.stream:
+                raise ValueError("with 'echo' this server takes max_tokens 0 and logprobs 0 alone")
+        elif not self.max_tokens or self.logprobs:
+            raise ValueError("max_tokens 0, and logprobs, are for the tokens of a prompt: 'echo'")
+        return self
 
     @property
     def prompts(self) -> list[Any]:
@@ -90,6 +102,13 @@ class ChatBody(_Generation):
     messages: list[Message] = Field(min_length=1)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
+
+
+class TokenizeBody(_Body):
+    """POST /tokenize."""
+
+    prompt: str
+    add_special_tokens: bool = True
 
 
 class ClassifyBody(_Body):

@@ -1,7 +1,8 @@
 """Text from causal models, in batches: transformers' `generate`, with each row's text as it comes.
 
 A batch runs until its longest row has ended. Rows that reach their own limit, a stop text or nobody
-who waits are padded from then on. Called by `batching`, in its thread.
+who waits are padded from then on. Texts that are there are read as well. Called by `batching`, in
+its thread, and by evaluation.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from nexa_hpc.backends.hf.losses import token_losses
 from nexa_hpc.backends.hf_runtime.batching import Work
+
+_POSITIONS = 4096
+"""As many tokens are read at once: each takes a number for every word that the model knows."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,13 @@ class Prompt:
     sampling: Sampling
     stops: tuple[str, ...] = ()
     streams: bool = False
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One text to read: it becomes the log-probabilities of its tokens but the first."""
+
+    ids: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -146,9 +158,23 @@ class Generator:
         pad = tokenizer.pad_token_id
         self._pad = pad if pad is not None else next(iter(self._ends), 0)
 
-    @torch.inference_mode()
     def compute(self, batch: Sequence[Work]) -> None:
-        """Generate for a batch whose rows share their sampling."""
+        """Read a batch, or generate for one whose rows share their sampling."""
+        if isinstance(batch[0].payload, Reading):
+            self._read(batch)
+        else:
+            self._generate(batch)
+
+    def _read(self, batch: Sequence[Work]) -> None:
+        together = max(1, _POSITIONS // max(len(work.payload.ids) for work in batch))
+        for start in range(0, len(batch), together):
+            works = batch[start : start + together]
+            losses = token_losses(self.model, [work.payload.ids for work in works]).tolist()
+            for work, row in zip(works, losses, strict=True):
+                work.deliver([-loss for loss in row[: len(work.payload.ids) - 1]])
+
+    @torch.inference_mode()
+    def _generate(self, batch: Sequence[Work]) -> None:
         rows = [_Row(work, self.tokenizer, self._ends) for work in batch]
         prompts = [row.prompt for row in rows]
         width = max(len(prompt.ids) for prompt in prompts)

@@ -56,9 +56,10 @@ def _app(asked: argparse.Namespace) -> Any:
 
     from nexa_hpc.backends.hf import models
     from nexa_hpc.backends.hf.sources import Source
-    from nexa_hpc.backends.hf_runtime.app import Served, make_app
+    from nexa_hpc.backends.hf_runtime.app import make_app
     from nexa_hpc.backends.hf_runtime.batching import Batcher
     from nexa_hpc.backends.hf_runtime.classifying import Classifier
+    from nexa_hpc.backends.hf_runtime.exchange import Served
     from nexa_hpc.backends.hf_runtime.generating import Generator
 
     if asked.threads:
