@@ -22,6 +22,7 @@ pytest.importorskip("transformers", reason="needs the extra [hf]")
 pytest.importorskip("rouge_score", reason="needs the extra [hf]")
 
 from conftest import child_environment
+from flows import PATIENCE_S
 from hf_tiny import (
     make_task,
     make_tokenizer,
@@ -367,6 +368,18 @@ class Answers(http.server.BaseHTTPRequestHandler):
     """Answers as some server elsewhere does that is not ours: `said` is status and body by path."""
 
     said: ClassVar[dict[str, list[tuple[int, str]]]] = {}
+    meets: ClassVar[threading.Barrier | None] = None
+    """Where completions wait until as many are there at once."""
+    present: ClassVar[list[int]] = []
+    most: ClassVar[list[int]] = []
+
+    def do_POST(self) -> None:
+        if self.meets is not None:
+            self.present.append(1)
+            self.most.append(len(self.present))
+            self.meets.wait(PATIENCE_S)
+            self.present.pop()
+        self.do_GET()
 
     def do_GET(self) -> None:
         answers = self.said.get(self.path, [(404, "")])
@@ -379,8 +392,6 @@ class Answers(http.server.BaseHTTPRequestHandler):
             self.send_header(name, str(value))
         self.end_headers()
         self.wfile.write(text.encode())
-
-    do_POST = do_GET
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
@@ -437,6 +448,17 @@ def test_a_server_that_is_overloaded_is_asked_again_as_it_wishes(
     Answers.said["/v1/completions"] = [(503, '{"error": {"message": "overloaded"}}')]
     with pytest.raises(StepError, match=r"has been too busy for .*: overloaded"):
         project.evaluate("given_up", endpoint=elsewhere, max_rows=3)
+
+
+def test_as_many_requests_are_made_at_once_as_asked_for_and_no_more(
+    project: Project, elsewhere: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = {"choices": [{"index": 0, "text": "good", "finish_reason": "stop"}]}
+    said = {"/v1/models": models("m"), "/v1/completions": [(200, json.dumps(done))]}
+    monkeypatch.setattr(Answers, "said", said)
+    monkeypatch.setattr(Answers, "meets", threading.Barrier(3))
+    project.evaluate("three", endpoint=elsewhere, concurrency=3, max_rows=12)
+    assert len(Answers.most) == 12 and max(Answers.most) == 3
 
 
 # ------------------------------------------------------------------------------------ real servers

@@ -204,9 +204,9 @@ def write_generation_report(
     exact = f"95 % interval {low:.1%} to {high:.1%}"
     cut = sum(row.answer.finish == "length" for row in scored)
     summary = (
-        f"{right:,.0f} of {len(scored):,} answers are their references but for white space around "
-        f"them. An answer has {figures['mean_new_tokens']:,.1f} tokens on average; {cut:,} were "
-        f"cut at max_new_tokens. A row took {figures['seconds_per_row']:.2f} s."
+        f"{right:,.0f} of {len(scored):,} answers are their references, white space around them "
+        f"aside. An answer has {figures['mean_new_tokens']:,.1f} tokens on average; {cut:,} were "
+        f"cut at max_new_tokens. A row took {figures['seconds_per_row']:.2g} s."
     )
     if unread := generation.without_words(scored):
         summary += f" {unread:,} references hold no Latin letter or digit: their ROUGE is 0."
