@@ -23,7 +23,8 @@ from nexa_hpc.compose.settings import project_settings
 from nexa_hpc.compose.site import site_config
 from nexa_hpc.core import spec as documents
 from nexa_hpc.core.checks import PlanRequest
-from nexa_hpc.core.document import Document, without_gc
+from nexa_hpc.core.collector import without_gc
+from nexa_hpc.core.document import Document
 from nexa_hpc.core.handlers import find_handler
 from nexa_hpc.core.paths import ProjectPaths, find_root
 from nexa_hpc.core.planning import Plan, check, make_plan

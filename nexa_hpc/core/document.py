@@ -8,10 +8,8 @@ keys that are no text, NaN, alias bombs, absurd nesting, large files, binary. Ca
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from yaml.events import (
 )
 
 from nexa_hpc.core import scalars
+from nexa_hpc.core.collector import without_gc
 from nexa_hpc.core.quoting import shown
 from nexa_hpc.errors import Problem, SpecError, nearest
 
@@ -109,21 +108,6 @@ def parse_document(text: bytes, name: str) -> Document:
         raise _refusal(name, line, f"not valid YAML: {message}") from error
     except yaml.YAMLError as error:
         raise _refusal(name, None, f"not valid YAML: {' '.join(str(error).split())}") from error
-
-
-@contextlib.contextmanager
-def without_gc() -> Iterator[None]:
-    """Hold off the cyclic garbage collector while a lot is built that stays.
-
-    It would walk all of it again and again: two thirds of the time of 10,000 steps, for nothing.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 _TOO_LARGE = f"larger than {MAX_BYTES >> 20} MB; this is no pipeline document"

@@ -51,6 +51,7 @@ class Keying:
         With `problems`, some are missing.
         """
         found: dict[str, Instance] = {}
+        shared: dict[str, Node] = {}
         for node in nodes:
             instance = self._instance(node)
             if instance is None or any(self._name(above) not in found for above in node.parents):
@@ -60,10 +61,10 @@ class Keying:
                 found[node.name] = instance
             else:
                 self._share(found, first, node, instance)
+                shared[first.name] = first
         if not self.problems:
             self._digester.save()
-        by_name = {node.name: node for node in nodes}
-        return {name: self._whole(instance, by_name[name]) for name, instance in found.items()}
+        return found | {name: self._whole(found[name], node) for name, node in shared.items()}
 
     def _fetched(self, kind: str, name: str) -> str | None:
         """Return the revision in `paths.hub`, which is the one that steps get."""
@@ -92,11 +93,13 @@ class Keying:
             )
 
     def _whole(self, instance: Instance, node: Node) -> Instance:
-        """Return `instance` with what is known when all nodes have been looked at."""
-        return instance.replaced(
-            parents=tuple(dict.fromkeys(map(self._name, node.parents))),
-            points=tuple(dict.fromkeys(node.points)),
+        """Return `instance` with what other nodes have added to its own one, `node`."""
+        return instance._replace(
+            parents=self._parents(node), points=tuple(dict.fromkeys(node.points))
         )
+
+    def _parents(self, node: Node) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(map(self._name, node.parents)))
 
     def _name(self, node: str) -> str:
         return self._same.get(node, node)
@@ -140,7 +143,7 @@ class Keying:
             inputs={i.name: i.handed for i in inputs},
             sources={i.name: i.source for i in inputs},
             outputs=_outputs(step, handler),
-            parents=(),
+            parents=self._parents(node),
             env=env,
             resources=node.view.resources,
             labels={**node.request.spec.labels, **step.labels},
@@ -150,6 +153,7 @@ class Keying:
             light=step.light or handler.light,
             resumable=handler.resumable(params),
             snapshot=step.snapshot,
+            points=tuple(node.points),
             action="",
             reason="",
         )

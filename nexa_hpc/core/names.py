@@ -33,10 +33,10 @@ def named(instances: Mapping[str, Instance], points: Sequence[Point]) -> dict[st
             name = f"{step}@{said}~{instance.points[0]}".replace("@~", "@")
         taken.add(name)
         names[old] = name
-    declared = {
-        old: i.replaced(declared_step=old.partition("#")[0]) for old, i in instances.items()
+    return {
+        names[old]: instance.renamed(names, old.partition("#")[0])
+        for old, instance in instances.items()
     }
-    return {names[old]: instance.renamed(names) for old, instance in declared.items()}
 
 
 def _common(overrides: Sequence[Mapping[str, Any]], keys: Mapping[str, str]) -> dict[str, Any]:

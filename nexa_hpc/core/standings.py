@@ -7,8 +7,8 @@ word > lost. Called by `advance` before every decision, and by `status`. Standar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
+from typing import NamedTuple, Protocol
 
 from nexa_hpc.core.artifacts import Finding
 from nexa_hpc.core.drivers import Driver, Life, Watch
@@ -28,8 +28,7 @@ _BLOCKING = {
 _MAY_BE_TRIED_AGAIN = (State.FAILED, State.CANCELLED)
 
 
-@dataclass(frozen=True)
-class Truth:
+class Truth(NamedTuple):
     """An instance's standing, and the attempt that it rests on."""
 
     standing: Standing
@@ -129,7 +128,7 @@ def as_stopped(standing: Standing, why: str | None) -> Standing:
     """
     if why is None or standing.state not in (State.PENDING, State.CANCELLED):
         return standing
-    return replace(standing, state=State.CANCELLED, reason=None, message=why)
+    return standing._replace(state=State.CANCELLED, reason=None, message=why)
 
 
 def awaiting_another_try(
@@ -149,8 +148,7 @@ def awaiting_another_try(
         again = is_tried_again(_as_ended(attempts, truth), rule_of(instance, slurm["policy"]))
     if not again:
         return None
-    return replace(
-        truth.standing,
+    return truth.standing._replace(
         state=State.PENDING,
         message=f"to be tried again: {truth.standing.message}",
     )
@@ -190,7 +188,7 @@ def _unended(paths: ProjectPaths, key: str, attempt: Attempt, watch: Observer) -
     if "batch" in attempt.claim:
         life, said = watch.job(paths, key, attempt)
         standing = _standing(said.state, attempt, said.message, said.reason)
-        return Truth(replace(standing, job=said.job or standing.job), attempt, life)
+        return Truth(standing._replace(job=said.job or standing.job), attempt, life)
     if "driver" not in attempt.claim:
         # A power cut may take a claim's name and leave the start's; its process is gone as well.
         message = "its claim is gone"
