@@ -22,6 +22,7 @@ from nexa_hpc.compose.layers import GROUPS, OURS, PACKAGE, SECTIONS, Layer, find
 from nexa_hpc.compose.origins import Origin, Origins, Place, find, lay_over, nearest_origin
 from nexa_hpc.core import atomic
 from nexa_hpc.core.access import PRIVATE
+from nexa_hpc.core.paths import user_cache
 from nexa_hpc.core.quoting import shown
 from nexa_hpc.errors import UserError
 
@@ -191,7 +192,7 @@ def _remembered(
     # Another state of this very code may answer otherwise.
     code = [file.stat().st_mtime_ns for file in Path(__file__).parent.glob("layer*.py")]
     asked = [FORMAT, nexa_hpc.__version__, sorted(code), list(groups), dict(choices), cluster]
-    file = _cache_folder() / f"{_digest(asked, layers, files)}.json"
+    file = user_cache() / "config" / f"{_digest(asked, layers, files)}.json"
     try:
         known: dict[str, Any] = json.loads(file.read_bytes())
         return known
@@ -227,8 +228,3 @@ def _digest(asked: Any, layers: Sequence[Layer], files: Sequence[tuple[Layer, Pa
         name = variable.decode()
         digest.update(f"\0{name}={os.environ.get(name)}".encode())
     return digest.hexdigest()
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "nexa_hpc" / "config"

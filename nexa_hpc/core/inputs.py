@@ -32,8 +32,7 @@ PACKAGE_PREFIX = "pkg://"
 HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 
-@dataclass(frozen=True)
-class StepPlace:
+class StepPlace(NamedTuple):
     """Where a declared step's results will be."""
 
     step: str

@@ -42,7 +42,7 @@ class Instance(NamedTuple):
     outputs: Mapping[str, str | None]
     """Output name -> path as declared; None where none is declared."""
     parents: tuple[str, ...]
-    """Steps that must have succeeded first."""
+    """Steps that must have succeeded first, each once."""
     env: Mapping[str, Any]
     resources: Mapping[str, Any]
     labels: Mapping[str, str]
@@ -90,8 +90,8 @@ class Instance(NamedTuple):
         """Return the instance as `plan.json` holds it, without what is empty; `from_json` is its
         inverse.
         """
-        named = zip(self._fields, self, strict=True)
-        return {name: value for name, value in named if value or name not in _EMPTY}
+        named = zip(self._fields, self, _IS_KEPT, strict=True)
+        return {name: value for name, value, is_kept in named if value or is_kept}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Instance:
@@ -131,6 +131,7 @@ _EMPTY: Mapping[str, Any] = {
     "reason": "",
 }
 """What `plan.json` leaves away."""
+_IS_KEPT = [name not in _EMPTY for name in Instance._fields]
 
 
 def artifact_paths(paths: ProjectPaths, key: str, outputs: Iterable[str]) -> dict[str, Path]:

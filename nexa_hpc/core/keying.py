@@ -108,7 +108,7 @@ class Keying:
         step, handler = node.step, node.handler
         inputs = self._inputs(node)
         code = self._code_digests(node)
-        params = dict(handler.resolve(node.view))
+        params = handler.resolve(node.view)
         as_inputs = {reference.place for reference in node.references}
         env = node.view.env
         if inputs is None or code is None:

@@ -85,6 +85,12 @@ def default_envs() -> Path:
     return Path(os.path.abspath(base)) / "nexa_hpc" / "envs"
 
 
+def user_cache() -> Path:
+    """Return where what only saves time is kept for the user, of all projects."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(os.path.abspath(base)) / "nexa_hpc"
+
+
 @dataclass(frozen=True)
 class ProjectPaths:
     """The named roots of a project, all absolute, and every path below them."""

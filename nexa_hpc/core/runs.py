@@ -41,7 +41,7 @@ class Run:
     planned: Mapping[str, Instance] | None = None
     """The plan's instances, where the caller has them at hand; else they are read when needed."""
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The run's id, `<pipeline>-<number>`."""
         return self.place.run_id
