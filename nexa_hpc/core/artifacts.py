@@ -134,7 +134,7 @@ def _look(path: str) -> Finding:
         return Finding(Presence.PURGED, reason="meta.json is gone")
     if seal.decode("ascii", "replace").strip() != sha256_bytes(raw):
         return Finding(Presence.PURGED, reason="COMPLETE does not match meta.json")
-    meta = json.loads(raw.decode())
+    meta = json.loads(raw)
     if not isinstance(meta.get("files"), dict):
         return Finding(Presence.FOREIGN, reason="meta.json lists no files")
     for name, entry in meta["files"].items():

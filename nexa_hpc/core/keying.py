@@ -99,7 +99,7 @@ class Keying:
         )
 
     def _parents(self, node: Node) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(map(self._name, node.parents)))
+        return tuple(dict.fromkeys(map(self._name, node.parents))) if node.parents else ()
 
     def _name(self, node: str) -> str:
         return self._same.get(node, node)
@@ -120,7 +120,9 @@ class Keying:
             handler_version=handler.version,
             backend=step.backend,
             scheduler=step.scheduler,
-            params={n: v for n, v in params.items() if f"params.{n}" not in as_inputs},
+            params={n: v for n, v in params.items() if f"params.{n}" not in as_inputs}
+            if as_inputs
+            else params,
             inputs={i.name: i.source for i in inputs},
             outputs={name: os.path.normpath(path) for name, path in step.outputs.items()},
             cache_hint=step.cache_hint,

@@ -203,6 +203,8 @@ def _validate_names(step: StepView) -> Iterator[tuple[str, str]]:
         ("out", "OUT", step.outputs),
     )
     for section, prefix, names in families:
+        if len(names) < 2:
+            continue
         taken: dict[str, str] = {}
         for name in names:
             variable = f"{prefix}_{variable_name(name)}"
