@@ -97,7 +97,7 @@ def _fold(run: Run, instance: Instance, before: Mapping[str, int], watch: Observ
         truth = _unended(run.paths, instance.key, newest, watch)
         if newest.end is None or truth.life is not Life.ENDED:
             return truth
-    if newest.number <= before.get(instance.key, 0):
+    if newest.number <= before.get(instance.key, 0) or _is_untried(run, instance, attempts):
         return Truth(Standing(State.PENDING, message=lost_words(finding)), newest)
     return Truth(_ended(newest, instance, lost_words(finding)), newest)
 
@@ -182,6 +182,14 @@ def _made_in(run: Run, instance: Instance, finding: Finding) -> bool:
     if artifact is None or artifact.meta.get("made_by", {}).get("run") != run.id:
         return False
     return bool(read_attempts(run.paths.records(instance.key)))
+
+
+def _is_untried(run: Run, instance: Instance, attempts: list[Attempt]) -> bool:
+    """Return whether `run` has still to try what it took for cached, and whose result was purged.
+
+    How others failed at that is no answer: a round does not note the attempts at what it skips.
+    """
+    return instance.action == SKIP and all(a.claim.get("run") != run.id for a in attempts)
 
 
 def _unended(paths: ProjectPaths, key: str, attempt: Attempt, watch: Observer) -> Truth:
