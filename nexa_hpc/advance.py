@@ -339,7 +339,7 @@ def _start(view: View, instance: Instance, number: int) -> None:
 
 def _link(view: View, instance: Instance) -> None:
     """Link `out` while the newest plan of the pipeline still asks for this key."""
-    if not is_asked(view.newest, instance):
+    if not any(instance.outputs.values()) or not is_asked(view.newest, instance):
         return
     try:
         view.linked |= link_outputs(instance, view.run.paths, view.run.views(instance))

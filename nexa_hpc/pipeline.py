@@ -4,8 +4,7 @@
     run = Pipeline.from_yaml("pipelines/general_e2e.yaml").run()
     run.result("train")            # the folder of its artifact
 
-Planning and driving are elsewhere (`core.planning`, `driving`); here a pipeline's document, its
-project and its earlier runs come together.
+Here a pipeline's document, its project and its earlier runs come together.
 """
 
 from __future__ import annotations
@@ -23,7 +22,8 @@ from nexa_hpc.compose.settings import project_settings
 from nexa_hpc.compose.site import site_config
 from nexa_hpc.core import spec as documents
 from nexa_hpc.core.checks import PlanRequest
-from nexa_hpc.core.document import Document, without_gc
+from nexa_hpc.core.collector import without_gc
+from nexa_hpc.core.document import Document
 from nexa_hpc.core.handlers import find_handler
 from nexa_hpc.core.nodes import nodes_of
 from nexa_hpc.core.paths import ProjectPaths, find_root

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from nexa_hpc.core import document as documents
+from nexa_hpc.core import yaml_reading
 from nexa_hpc.core.document import Document, parse_document, read_document
 from nexa_hpc.errors import Problem, SpecError
 
@@ -45,7 +45,7 @@ def problem_of(text: bytes) -> Problem:
 def either_parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both sources of events: the one that is there, and what PyYAML has without libyaml."""
     if request.param == "pure Python":
-        monkeypatch.setattr(documents, "_EventSource", yaml.BaseLoader)
+        monkeypatch.setattr(yaml_reading, "_EventSource", yaml.BaseLoader)
     return str(request.param)
 
 

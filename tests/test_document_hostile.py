@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_document import PIPELINE, problem_of
 
-from nexa_hpc.core import document as documents
-from nexa_hpc.core.document import MAX_DEPTH, parse_document
+from nexa_hpc.core import yaml_reading
+from nexa_hpc.core.document import parse_document
 from nexa_hpc.core.spec import parse_pipeline
+from nexa_hpc.core.yaml_reading import MAX_DEPTH
 from nexa_hpc.errors import SpecError
 
 BOMB = b"a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + b"".join(
@@ -95,7 +96,7 @@ def test_it_is_refused_in_words_with_its_line(text: bytes, line: int | None, mes
 def test_it_is_refused_without_libyaml_too(text: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     if len(text) > 200_000:
         pytest.skip("too slow in pure Python")
-    monkeypatch.setattr(documents, "_EventSource", yaml.BaseLoader)
+    monkeypatch.setattr(yaml_reading, "_EventSource", yaml.BaseLoader)
     problem_of(text)
 
 

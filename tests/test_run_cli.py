@@ -265,6 +265,22 @@ def test_a_purged_result_is_recomputed(flow: Flow, run_cli: RunCli) -> None:
     assert (flow.project / "out/model/model").read_text() == "bad\ngood\n"
 
 
+def test_a_purged_result_that_could_not_be_recomputed_is_tried_again_by_run_and_by_resume(
+    flow: Flow, run_cli: RunCli
+) -> None:
+    run_cli("run", flow.write(flow.step("only", "test ! -e stop && echo x > $OUT/file", out="o")))
+    (flow.project / "o/file").unlink()
+    (flow.project / "stop").touch()
+    flow.executed()
+    for verb in ("run", "run", "resume"):
+        run_cli(verb, flow.file, expect=1)
+        assert flow.executed() == ["only"]
+    (flow.project / "stop").unlink()
+    run_cli("resume", flow.file)
+    assert flow.executed() == ["only"]
+    assert "1 COMPLETED" in run_cli("status").stdout
+
+
 def test_a_result_purged_between_planning_and_running_is_recomputed(
     flow: Flow, run_cli: RunCli
 ) -> None:

@@ -43,8 +43,12 @@ class LazyGroup(click.Group):
         """Import and return the command, or None when the table has none of that name."""
         if cmd_name not in self._table:
             return None
+        # Imported here: `--help` needs none of the core.
+        from nexa_hpc.core.collector import made_to_stay
+
         module, _, attribute = self._table[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        with made_to_stay():
+            command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
     def resolve_command(

@@ -14,6 +14,7 @@ from typing import Any
 from nexa_hpc.cli.submission import print_submission
 from nexa_hpc.cli.sweep_counts import in_words
 from nexa_hpc.cli.tables import print_table
+from nexa_hpc.core.collector import made_to_stay
 from nexa_hpc.core.planning import Plan
 from nexa_hpc.core.quoting import printable, printable_lines
 from nexa_hpc.core.runs import Run
@@ -37,7 +38,8 @@ def show_plan(
 ) -> None:
     """Print what a run of `pipeline` would do."""
     terms = pipeline.terms(scheduler, policy)
-    plan = pipeline.plan_under(terms, scheduler)
+    with made_to_stay():
+        plan = pipeline.plan_under(terms, scheduler)
     submission = None if terms is None else PlannedSubmission(pipeline.paths, plan, terms)
     if as_json:
         _print_json(plan, submission)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from nexa_hpc.cli.session import Session
+from nexa_hpc.core.collector import made_to_stay
 from nexa_hpc.errors import UserError
 from nexa_hpc.pipeline import Pipeline
 
@@ -25,13 +26,14 @@ def read_pipeline(
 
     Raises SpecError, UserError: for what is wrong, and where there is nothing to sweep.
     """
-    pipeline = Pipeline.from_yaml(
-        file,
-        overrides=overrides,
-        multirun=multirun,
-        project=session.project,
-        config_dirs=config_dirs,
-    )
+    with made_to_stay():
+        pipeline = Pipeline.from_yaml(
+            file,
+            overrides=overrides,
+            multirun=multirun,
+            project=session.project,
+            config_dirs=config_dirs,
+        )
     session.announce_root(pipeline.paths.root)
     if multirun and not pipeline.points:
         raise UserError(

@@ -38,6 +38,7 @@ from nexa_hpc.cli.run_options import (
 from nexa_hpc.cli.session import Session
 from nexa_hpc.cli.status import file_of
 from nexa_hpc.core.artifacts import sha256_file
+from nexa_hpc.core.collector import made_to_stay
 from nexa_hpc.core.quoting import printable, printable_lines
 from nexa_hpc.core.runs import Run, is_file_of, newest_run
 from nexa_hpc.pipeline import Pipeline
@@ -235,7 +236,8 @@ def _as_last_time(pipeline: Pipeline) -> Pipeline:
 
 
 def _run(pipeline: Pipeline, as_json: bool, jobs: int, wait: bool, **options: Any) -> None:
-    recorded, plan = pipeline.start(**options)
+    with made_to_stay():
+        recorded, plan = pipeline.start(**options)
     if not as_json:
         for warning in plan.warnings:
             print(f"warning: {printable_lines(warning)}", file=sys.stderr)

@@ -59,7 +59,8 @@ def status(
     """
     found = session.find_run(run)
     observer, part = observer_of(found), named(found, points, step)
-    chosen = [name for name in found.instances if name in part.own | part.shared]
+    asked = part.own | part.shared
+    chosen = [name for name in found.instances if name in asked]
     is_whole = not points and step is None
     while True:
         standings = fold_all(found, observer)

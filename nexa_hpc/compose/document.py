@@ -21,7 +21,8 @@ from nexa_hpc.compose.pipelines import Composer, Source
 from nexa_hpc.compose.run_config import RunConfig
 from nexa_hpc.compose.secrets import refuse_secrets, secret_names
 from nexa_hpc.compose.site import SiteConfig
-from nexa_hpc.core.document import Document, read_document, without_gc
+from nexa_hpc.core.collector import without_gc
+from nexa_hpc.core.document import Document, read_document
 from nexa_hpc.core.overriding import Change
 from nexa_hpc.core.points import Point, make_points, point_name
 from nexa_hpc.core.quoting import shown

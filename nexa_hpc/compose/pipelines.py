@@ -109,7 +109,6 @@ class Composer:
         self._groups = list(groups)
         self._site = site
         self._bases: dict[tuple[str, ...], _Base] = {}
-        self._lines: dict[int, Any] = dict(source.raw.lines)
         self._kept: list[Any] = [source.raw]
         self._known: dict[str, Any] = {}
         self.choices: dict[str, str] = {}
@@ -124,6 +123,8 @@ class Composer:
         base = self._bases.get(chosen)
         if base is None:
             base = self._bases[chosen] = self._base(chosen, fixed)
+        if base.document is self.source.raw and not swept:
+            return base.document, base.config
         if not swept and not self.source.is_primary:
             return self._finished(base.document), base.config
         outside, inside = self._parted(base.document, swept)
@@ -144,9 +145,11 @@ class Composer:
         raw = self.source.raw
         given = {name: raw.value[name] for name in SECTIONS if name in raw.value}
         if not self.source.is_primary:
-            value = {key: part for key, part in raw.value.items() if key != "sweep"}
-            self._keep(raw.value, value)
-            document = replace(raw, value=value, lines=self._lines)
+            document = raw
+            if "sweep" in raw.value:
+                value = {key: part for key, part in raw.value.items() if key != "sweep"}
+                self._keep(raw.value, value)
+                document = replace(raw, value=value, lines=self._lines)
             return _Base(self._applied(document, fixed), self._site({}))
         from nexa_hpc.compose.hydra_composing import compose
 
@@ -271,6 +274,11 @@ class Composer:
         return with_shell([found], words)[0] if place[0] == "steps" else found
 
     # --------------------------------------------------------------------------------------- lines
+
+    @cached_property
+    def _lines(self) -> dict[int, Any]:
+        """Of the file, and of all that is made of it."""
+        return dict(self.source.raw.lines)
 
     def _keep(self, old: Any, new: Any) -> None:
         """Have `new`, made of `old`, know the lines of `old`; it lives as long as they do."""

@@ -17,10 +17,10 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nexa_hpc.core.canonical import sha256_bytes, sha256_json
 from nexa_hpc.core.reading import is_there, list_names, read_bytes
@@ -45,12 +45,17 @@ class Presence(str, enum.Enum):
     """Something is there that is no artifact of ours."""
 
 
-@dataclass(frozen=True)
-class Artifact:
+class Artifact(NamedTuple):
     """A published folder and what its `meta.json` says."""
 
-    path: Path
+    place: str
+    """The folder as text: a Path costs more than reading what a cached step has."""
     meta: Mapping[str, Any]
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return Path(self.place)
 
     @property
     def hash(self) -> str:
@@ -68,8 +73,7 @@ class Artifact:
         return self.meta.get("step_key")
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """`look`'s answer: what is there, the artifact if it is complete, and else what is wrong."""
 
     presence: Presence
@@ -77,13 +81,15 @@ class Finding:
     reason: str = ""
 
 
-def is_thrown_away(place: Path) -> bool:
+def is_thrown_away(place: Path | str) -> bool:
     """Return whether `place` is the link that `gc` leaves when it moves an artifact to the trash.
 
     Whoever has begun to use the artifact still finds it there; nobody begins to.
     """
     try:
-        return os.readlink(place).startswith(f"{TRASH}/")
+        # Hardly any place is a link, and an error costs more than this question.
+        is_link = stat.S_ISLNK(os.lstat(place).st_mode)
+        return is_link and os.readlink(place).startswith(f"{TRASH}/")
     except OSError:
         return False
 
@@ -103,18 +109,18 @@ def place_of(path: str | os.PathLike[str]) -> Path:
     return real.parent.parent / thrown[0] if thrown is not None else real
 
 
-def look(path: Path) -> Finding:
+def look(path: Path | str) -> Finding:
     """Say what is at `path`, from COMPLETE, meta.json and the files' sizes, not their bytes.
 
     Raises ArtifactError when that cannot be told: what may not be read, or not now, is not purged.
     """
     try:
-        return _look(path)
+        return _look(str(path))
     except OSError as error:
         raise ArtifactError(f"{error.filename or path} cannot be read: {error.strerror}") from error
 
 
-def _look(path: Path) -> Finding:
+def _look(path: str) -> Finding:
     seal = _read_seal(path)
     if seal is None:
         if not is_there(path):
@@ -141,7 +147,7 @@ def _look(path: Path) -> Finding:
     return Finding(Presence.COMPLETE, Artifact(path, meta))
 
 
-def _read_seal(path: Path) -> bytes | None:
+def _read_seal(path: str) -> bytes | None:
     """Return the content of COMPLETE, or None where it cannot be found at once.
 
     A file that opens is there; only its absence takes listings, for an NFS client repeats an old
@@ -153,7 +159,7 @@ def _read_seal(path: Path) -> bytes | None:
         return None
 
 
-def _read_seal_listed(path: Path) -> bytes | None:
+def _read_seal_listed(path: str) -> bytes | None:
     """Return the content of COMPLETE, or None where a fresh listing has no such name."""
     return read_bytes(f"{path}/{COMPLETE}") if COMPLETE in list_names(path) else None
 

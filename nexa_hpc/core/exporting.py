@@ -79,4 +79,4 @@ def _copy(artifact: Artifact, target: Path) -> Artifact:
             raise UserError(f"{target} exists; it is not overwritten", hint="choose another DEST")
     finally:
         atomic.remove_tree(staged)
-    return Artifact(target, artifact.meta)
+    return Artifact(str(target), artifact.meta)

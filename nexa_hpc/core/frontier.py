@@ -18,12 +18,12 @@ class Frontier:
     def __init__(self, instances: Mapping[str, Instance]) -> None:
         self._steps = list(instances)
         self._number = {step: number for number, step in enumerate(self._steps)}
-        self._waiting = {step: len(set(i.parents)) for step, i in instances.items()}
-        self._children: dict[str, list[str]] = {step: [] for step in self._steps}
-        for step, instance in instances.items():
-            for parent in set(instance.parents):
-                self._children[parent].append(step)
-        self._open = [n for n, step in enumerate(self._steps) if not self._waiting[step]]
+        self._waiting = {step: len(i.parents) for step, i in instances.items() if i.parents}
+        self._children: dict[str, list[str]] = {}
+        for step in self._waiting:
+            for parent in instances[step].parents:
+                self._children.setdefault(parent, []).append(step)
+        self._open = [n for n, step in enumerate(self._steps) if step not in self._waiting]
         self._settled: set[int] = set()
 
     @property
@@ -51,7 +51,7 @@ class Frontier:
     def settle(self, step: str) -> None:
         """Note that `step`, an open one, has settled."""
         self._settled.add(self._number[step])
-        for child in self._children[step]:
+        for child in self._children.get(step, ()):
             self._waiting[child] -= 1
             if not self._waiting[child]:
                 heapq.heappush(self._open, self._number[child])

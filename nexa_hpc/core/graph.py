@@ -157,11 +157,15 @@ def _parents(
     data_parents: dict[str, tuple[str, ...]] = {}
     before: tuple[str, ...] = ()
     for step in steps:
-        above = before if step.after is None else tuple(step.after)
-        data_parents[step.id] = tuple(dict.fromkeys(implied.get(step.id, ())))
-        parents[step.id] = tuple(dict.fromkeys((*above, *data_parents[step.id])))
+        above = before if step.after is None else step.after
+        read = data_parents[step.id] = _once(implied.get(step.id, ()))
+        parents[step.id] = _once((*above, *read))
         before = (step.id,)
     return parents, data_parents
+
+
+def _once(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names)) if names else ()
 
 
 def _walk(parents: Mapping[str, Sequence[str]]) -> tuple[list[str], list[list[str]]]:
@@ -172,8 +176,15 @@ def _walk(parents: Mapping[str, Sequence[str]]) -> tuple[list[str], list[list[st
     order: list[str] = []
     cycles: list[list[str]] = []
     done: set[str] = set()
-    for start in parents:
-        path: dict[str, Iterable[str]] = {} if start in done else {start: iter(parents[start])}
+    for start, above in parents.items():
+        if start in done:
+            continue
+        path: dict[str, Iterable[str]] = {start: iter(above)}
+        if done.issuperset(above):
+            # Most often all that it waits for stands before it.
+            path.clear()
+            done.add(start)
+            order.append(start)
         while path:
             step_id, rest = next(reversed(path.items()))
             parent = next(iter(rest), None)

@@ -42,12 +42,12 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from nexa_hpc.core.checkpoints import Checkpoint
 from nexa_hpc.core.endpoints import Endpoint
 from nexa_hpc.core.environments import needs_process
-from nexa_hpc.core.instances import SINGLE_OUTPUT
+from nexa_hpc.core.instances import NOTHING, SINGLE_OUTPUT
 from nexa_hpc.core.quoting import shown
 from nexa_hpc.core.ranks import ALONE, Ranks
 from nexa_hpc.core.user_code import import_project_module
@@ -75,8 +75,7 @@ class Progress:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class StepView:
+class StepView(NamedTuple):
     """A declared step as a handler's `validate` and `resolve` see it, before anything runs."""
 
     id: str
@@ -90,7 +89,7 @@ class StepView:
     """`out` as declared: name -> path; empty when the step declares none."""
     resources: Mapping[str, Any]
     project: Path
-    env: Mapping[str, Any] = field(default_factory=dict)
+    env: Mapping[str, Any] = NOTHING
     """`env` as declared; its `secrets` alone when the step is checked once more where it runs."""
 
     @property
@@ -222,7 +221,7 @@ class Handler:
     def resolve(self, step: StepView) -> Mapping[str, Any]:
         """Return the params of `step` with the handler's visible defaults filled in."""
         resolve = getattr(self.target, "resolve", None)
-        return step.params if resolve is None else resolve(step)
+        return step.params if resolve is None else dict(resolve(step))
 
     def revision(self, kind: str, name: str) -> str | None:
         """Return the revision that hub name `name` stands for now; None where none answers."""

@@ -33,8 +33,7 @@ _OF_FILES = ("path", "model", "dataset")
 HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 
-@dataclass(frozen=True)
-class StepPlace:
+class StepPlace(NamedTuple):
     """Where a declared step's results will be."""
 
     step: str

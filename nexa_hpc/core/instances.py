@@ -7,9 +7,8 @@ the worker and the light commands need neither the YAML nor its validation. Stan
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nexa_hpc.core.paths import ProjectPaths
 
@@ -18,10 +17,11 @@ SINGLE_OUTPUT = "out"
 """The name of the output of a step that declares one path, or none."""
 SINGLE_INPUT = "input"
 """The name of the input of a step whose `in` is one path."""
+NOTHING: Mapping[str, Any] = {}
+"""Shared, as nobody changes an instance."""
 
 
-@dataclass(frozen=True)
-class Instance:
+class Instance(NamedTuple):
     """A step at a point, named by its step key."""
 
     step: str
@@ -42,7 +42,7 @@ class Instance:
     outputs: Mapping[str, str | None]
     """Output name -> path as declared; None where none is declared."""
     parents: tuple[str, ...]
-    """Steps that must have succeeded first."""
+    """Steps that must have succeeded first, each once."""
     env: Mapping[str, Any]
     resources: Mapping[str, Any]
     labels: Mapping[str, str]
@@ -54,7 +54,7 @@ class Instance:
     """RUN or SKIP, as planned."""
     reason: str
     """Why, in words."""
-    retry: Mapping[str, Any] = field(default_factory=dict)
+    retry: Mapping[str, Any] = NOTHING
     """What is tried again, where the step says so itself (`core.retries`)."""
     light: bool = False
     """Whether it may run wherever the driver does."""
@@ -77,18 +77,11 @@ class Instance:
 
     def decided(self, action: str, reason: str) -> Instance:
         """Return the instance with what is planned for it."""
-        return self.replaced(action=action, reason=reason)
-
-    def replaced(self, **fields: Any) -> Instance:
-        """Return the instance with other values in `fields`."""
-        # Two dozen fields set one by one, as a frozen class does it, take ten times as long.
-        instance = object.__new__(Instance)
-        vars(instance).update(vars(self), **fields)
-        return instance
+        return self._replace(action=action, reason=reason)
 
     def renamed(self, names: Mapping[str, str]) -> Instance:
         """Return the instance with other names of instances in all its parts."""
-        return self.replaced(
+        return self._replace(
             step=names[self.step],
             declared_step="" if names[self.step] == self.step_id else self.step_id,
             parents=tuple(names[parent] for parent in self.parents),
@@ -99,7 +92,8 @@ class Instance:
         """Return the instance as `plan.json` holds it, without what is empty; `from_json` is its
         inverse.
         """
-        return {name: value for name, value in vars(self).items() if value or name not in _EMPTY}
+        named = zip(self._fields, self, _IS_KEPT, strict=True)
+        return {name: value for name, value, is_kept in named if value or is_kept}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Instance:
@@ -135,14 +129,15 @@ _OF_A_STEP = ("step", "server")
 _EMPTY: Mapping[str, Any] = {
     "backend": None,
     **dict.fromkeys(("effect", "light", "resumable", "snapshot", "serves"), False),
-    **{name: {} for name in ("params", "inputs", "sources", "outputs", "env", "resources")},
-    **{name: {} for name in ("labels", "resolved", "retry")},
+    **dict.fromkeys(("params", "inputs", "sources", "outputs", "env", "resources"), NOTHING),
+    **dict.fromkeys(("labels", "resolved", "retry"), NOTHING),
     "parents": (),
     "points": (),
     "declared_step": "",
     "reason": "",
 }
-"""What `plan.json` leaves away; shared, as nobody changes an instance."""
+"""What `plan.json` leaves away."""
+_IS_KEPT = [name not in _EMPTY for name in Instance._fields]
 
 
 def artifact_paths(paths: ProjectPaths, key: str, outputs: Iterable[str]) -> dict[str, Path]:

@@ -52,6 +52,7 @@ class Keying:
         With `problems`, some are missing.
         """
         found: dict[str, Instance] = {}
+        shared: dict[str, Node] = {}
         for node in nodes:
             instance = self._instance(node)
             if instance is None or any(self._name(above) not in found for above in node.parents):
@@ -61,10 +62,10 @@ class Keying:
                 found[node.name] = instance
             else:
                 self._share(found, first, node, instance)
+                shared[first.name] = first
         if not self.problems:
             self._digester.save()
-        by_name = {node.name: node for node in nodes}
-        return {name: self._whole(instance, by_name[name]) for name, instance in found.items()}
+        return found | {name: self._whole(found[name], node) for name, node in shared.items()}
 
     def _fetched(self, kind: str, name: str) -> str | None:
         """Return the revision in `paths.hub`, which is the one that steps get."""
@@ -93,11 +94,13 @@ class Keying:
             )
 
     def _whole(self, instance: Instance, node: Node) -> Instance:
-        """Return `instance` with what is known when all nodes have been looked at."""
-        return instance.replaced(
-            parents=tuple(dict.fromkeys(map(self._name, node.parents))),
-            points=tuple(dict.fromkeys(node.points)),
+        """Return `instance` with what other nodes have added to its own one, `node`."""
+        return instance._replace(
+            parents=self._parents(node), points=tuple(dict.fromkeys(node.points))
         )
+
+    def _parents(self, node: Node) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(map(self._name, node.parents))) if node.parents else ()
 
     def _name(self, node: str) -> str:
         return self._same.get(node, node)
@@ -106,8 +109,8 @@ class Keying:
         step, handler = node.step, node.handler
         inputs = self._inputs(node)
         code = self._code_digests(node)
-        params = dict(handler.resolve(node.view))
-        as_inputs = {reference.place for reference in node.references}
+        params = handler.resolve(node.view)
+        left_out = {r.place.removeprefix("params.") for r in node.references}.union(handler.keyless)
         env = node.view.env
         if inputs is None or code is None:
             # Keys below this step cannot be told; its problem is reported instead of theirs.
@@ -118,11 +121,7 @@ class Keying:
             handler_version=handler.version,
             backend=step.backend,
             scheduler=step.scheduler,
-            params={
-                n: v
-                for n, v in params.items()
-                if f"params.{n}" not in as_inputs and n not in handler.keyless
-            },
+            params={n: v for n, v in params.items() if n not in left_out} if left_out else params,
             inputs={i.name: i.source for i in inputs},
             outputs={name: os.path.normpath(path) for name, path in step.outputs.items()},
             cache_hint=step.cache_hint,
@@ -146,7 +145,7 @@ class Keying:
             inputs={i.name: i.handed for i in inputs},
             sources={i.name: i.source for i in inputs},
             outputs=_outputs(step, handler),
-            parents=(),
+            parents=self._parents(node),
             env=env,
             resources=node.view.resources,
             labels={**node.request.spec.labels, **step.labels},
@@ -157,6 +156,7 @@ class Keying:
             resumable=handler.resumable(params),
             snapshot=step.snapshot,
             serves=handler.serves and not params.get(DRY_RUN),
+            points=tuple(node.points),
             action="",
             reason="",
         )

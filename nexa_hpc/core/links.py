@@ -41,8 +41,6 @@ def link_outputs(instance: Instance, paths: ProjectPaths, views: Sequence[Path] 
     Returns the folders in which a link changed, for the caller to sync when it has made its last.
     Raises ArtifactError when something else stands there, or the link cannot be made.
     """
-    if not any(instance.outputs.values()):
-        return set()
     changed = set()
     targets = instance.artifact_paths(paths)
     for name, links in out_links(instance, paths, views).items():

@@ -25,7 +25,7 @@ Shape = tuple[object, ...]
 """What the graph of a pipeline, and where its results go, depend on."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Node:
     """One step at the points that share it."""
 
@@ -259,10 +259,12 @@ def _misplaced(
         if step.scope == "sweep" or handler is None:
             continue
         yield from _chosen_too_early(request, step, drafts)
-        if handler.once and is_sweep:
+        if not is_sweep:
+            continue
+        if handler.once:
             message = f"{step.uses} at every point would leave what the last one did; " + _ONCE
             yield request.problem(step, "scope", message)
-        above = graph.parents[step.id] if graph is not None and is_sweep else ()
+        above = graph.parents[step.id] if graph is not None else ()
         late = next((parent for parent in above if steps[parent].scope == "sweep"), None)
         if late is not None:
             message = f"it comes after '{late}', a step of the whole sweep; " + _ONCE

@@ -36,12 +36,19 @@ class _Out:
     step: str
     key: str
     text: str
-    line: int | None
-    file: str
+    place: tuple[str | int, ...]
+    document: Document
+
+    @property
+    def line(self) -> int | None:
+        """Where it is written; looked up for messages alone."""
+        return self.document.line_of(self.place)
 
     def problem(self, message: str) -> Problem:
         """Return `message` as a Problem at this output."""
-        return Problem(message, file=self.file, line=self.line, step=self.step, key=self.key)
+        return Problem(
+            message, file=self.document.name, line=self.line, step=self.step, key=self.key
+        )
 
 
 def check_outs(
@@ -64,8 +71,8 @@ def _declared(spec: PipelineSpec, document: Document) -> Iterator[_Out]:
     for number, step in enumerate(spec.steps):
         for name, text in step.outputs.items():
             keys = ("out",) if isinstance(step.out, str) else ("out", name)
-            line = document.line_of(("pipeline", "steps", number, *keys))
-            yield _Out(step.id, ".".join(keys), text, line, document.name)
+            place = ("pipeline", "steps", number, *keys)
+            yield _Out(step.id, ".".join(keys), text, place, document)
 
 
 class _Checker:

@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from nexa_hpc.core.canonical import canonical_json
-from nexa_hpc.core.document import Document, without_gc
+from nexa_hpc.core.collector import without_gc
+from nexa_hpc.core.document import Document
 from nexa_hpc.core.points import Point
 from nexa_hpc.core.spec import PipelineSpec, Step, parse_pipeline
 from nexa_hpc.errors import UserError

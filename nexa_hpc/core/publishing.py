@@ -116,7 +116,7 @@ class Publication:
             set_access(self.folder, access)
         atomic.sync_folder(self.folder)
         if atomic.rename_folder(self.folder, self.destination):
-            return Artifact(self.destination, meta)
+            return Artifact(str(self.destination), meta)
         return self._adopt(meta)
 
     def _adopt(self, meta: Mapping[str, Any]) -> Artifact:
@@ -124,7 +124,7 @@ class Publication:
         # What is in the trash may be removed at any moment.
         is_trash = is_thrown_away(self.destination)
         if is_trash and exchange.replace_left_link(self.folder, self.destination):
-            return Artifact(self.destination, meta)
+            return Artifact(str(self.destination), meta)
         there = look(self.destination)
         if there.artifact is not None:
             return there.artifact
@@ -132,7 +132,7 @@ class Publication:
             raise ArtifactError(f"{self.destination} is no artifact of nexa_hpc; it is left alone")
         self._move_aside()
         if atomic.rename_folder(self.folder, self.destination):
-            return Artifact(self.destination, meta)
+            return Artifact(str(self.destination), meta)
         return open_artifact(self.destination)
 
     def _move_aside(self) -> None:

@@ -25,4 +25,4 @@ def printable(text: str) -> str:
 
 def printable_lines(text: str) -> str:
     """Return `text` as `printable` does, but for its line ends, which stay."""
-    return "\n".join(map(printable, text.split("\n")))
+    return text if text.isprintable() else "\n".join(map(printable, text.split("\n")))

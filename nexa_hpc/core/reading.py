@@ -62,7 +62,7 @@ def read_json_or_none(path: Path) -> Any:
         return None
 
 
-def list_names(folder: Path) -> list[str]:
+def list_names(folder: Path | str) -> list[str]:
     """Return the names in `folder` by a fresh listing, sorted; empty when there is no folder.
 
     The folder itself may be what an old "no" hides: that is believed once no fresh listing of the
@@ -88,11 +88,12 @@ def is_there(path: Path | str) -> bool:
     try:
         os.lstat(path)
     except FileNotFoundError:
-        return _is_listed(Path(path))
+        return _is_listed(path)
     except NotADirectoryError:
         return False
     return True
 
 
-def _is_listed(path: Path) -> bool:
+def _is_listed(path: Path | str) -> bool:
+    path = Path(path)
     return path != path.parent and path.name in list_names(path.parent)

@@ -6,8 +6,6 @@ Called by planning, `advance`, the worker and `status`. Standard library alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from pathlib import Path
 
 from nexa_hpc.core.artifacts import (
     COMPLETE,
@@ -26,15 +24,29 @@ def find_result(instance: Instance, paths: ProjectPaths) -> Finding:
 
     The artifact of an answer is that of the first output. An effect has no result: ABSENT.
     """
-    return find_outputs(instance.artifact_paths(paths))
+    first: Artifact | None = None
+    for place in _places(instance, paths):
+        if is_thrown_away(place):
+            return Finding(Presence.ABSENT, reason="its result is in the trash of the store")
+        finding = look(place)
+        if finding.artifact is None:
+            return finding
+        first = first or finding.artifact
+    if first is None:
+        return Finding(Presence.ABSENT, reason="changes something elsewhere")
+    return Finding(Presence.COMPLETE, first)
 
 
 def is_sealed(instance: Instance, paths: ProjectPaths) -> bool:
     """Return whether all outputs of `instance` seem to have a COMPLETE: a glance, before a look."""
-    if instance.effect or not instance.outputs:
-        return False
-    places = (paths.artifact_text(instance.key, output_name(name)) for name in instance.outputs)
-    return all(os.access(f"{place}/{COMPLETE}", os.F_OK) for place in places)
+    places = _places(instance, paths)
+    return bool(places) and all(os.access(f"{place}/{COMPLETE}", os.F_OK) for place in places)
+
+
+def _places(instance: Instance, paths: ProjectPaths) -> list[str]:
+    """Return the store's folder for each output, as text; none for an effect."""
+    outputs = () if instance.effect else instance.outputs
+    return [paths.artifact_text(instance.key, output_name(name)) for name in outputs]
 
 
 def cached_words(artifact: Artifact) -> str:
@@ -50,18 +62,3 @@ def lost_words(finding: Finding) -> str:
     if finding.presence is Presence.FOREIGN:
         return f"what stands in the store is not complete: {finding.reason}"
     return ""
-
-
-def find_outputs(places: Mapping[str, Path]) -> Finding:
-    """Look at the artifacts at `places`: COMPLETE when each is; else the first that is not."""
-    first: Artifact | None = None
-    for path in places.values():
-        if is_thrown_away(path):
-            return Finding(Presence.ABSENT, reason="its result is in the trash of the store")
-        finding = look(path)
-        if finding.artifact is None:
-            return finding
-        first = first or finding.artifact
-    if first is None:
-        return Finding(Presence.ABSENT, reason="changes something elsewhere")
-    return Finding(Presence.COMPLETE, first)

@@ -19,11 +19,12 @@ from typing import Any
 
 from nexa_hpc.core import atomic, rounds
 from nexa_hpc.core.endpoints import readers_of
-from nexa_hpc.core.instances import Instance
+from nexa_hpc.core.instances import RUN, Instance
 from nexa_hpc.core.paths import PipelinePaths, ProjectPaths, RunPaths
 from nexa_hpc.core.points import Point
 from nexa_hpc.core.reading import list_names, read_json, read_json_or_none
 from nexa_hpc.core.records import newest_claimed, newest_number, now
+from nexa_hpc.core.results import find_result
 from nexa_hpc.core.rounds import Part, numbered
 from nexa_hpc.core.sharing import require_own, user_name
 from nexa_hpc.core.stops import Stops
@@ -42,7 +43,7 @@ class Run:
     planned: Mapping[str, Instance] | None = None
     """The plan's instances, where the caller has them at hand; else they are read when needed."""
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The run's id, `<pipeline>-<number>`."""
         return self.place.run_id
@@ -146,7 +147,8 @@ def _write_run(
     atomic.write_json(staged.request, content)
     plan = {"format": FORMAT, "instances": [instance.to_json() for instance in planned]}
     atomic.write_json(staged.plan, plan)
-    rounds.write_round(staged, 1, _newest_attempts(paths, planned))
+    to_run = (instance for instance in planned if instance.action == RUN)
+    rounds.write_round(staged, 1, _newest_attempts(paths, to_run))
 
 
 def open_run(folder: Path) -> Run:
@@ -163,7 +165,9 @@ def begin_round(run: Run, part: Part | None = None) -> None:
     """
     require_own(run.place.folder, "the run in")
     before = dict(run.attempts_before()) if part is not None else {}
-    tried = [i for i in run.instances.values() if part is None or i.step in part.chosen]
+    chosen = (i for i in run.instances.values() if part is None or i.step in part.chosen)
+    # What was taken for cached may have been purged, and tried in vain.
+    tried = [i for i in chosen if i.action == RUN or find_result(i, run.paths).artifact is None]
     number = rounds.present_round(run.place) + 1
     # What a cancelled run has open is on its way out, whoever comes to record its end.
     is_cancelled = run.cancelled
@@ -301,9 +305,7 @@ def _newest_attempts(
 ) -> dict[str, int]:
     """Return key -> its newest attempt that has ended, or with `open_` its newest one."""
     newest = newest_claimed if open_ else newest_number
-    # Of what is skipped, an old attempt at a server stands for nothing, and is not taken for a new.
-    looked_at = (i for i in instances if i.action != "SKIP" or i.serves)
-    found = {i.key: newest(paths.records(i.key)) for i in looked_at}
+    found = {i.key: newest(paths.records(i.key)) for i in instances}
     return {key: number for key, number in found.items() if number}
 
 

@@ -23,7 +23,8 @@ from pydantic import (
     ValidationError,
 )
 
-from nexa_hpc.core.document import Document, without_gc
+from nexa_hpc.core.collector import without_gc
+from nexa_hpc.core.document import Document
 from nexa_hpc.core.instances import SINGLE_INPUT, SINGLE_OUTPUT
 from nexa_hpc.core.paths import RESERVED_PIPELINE_NAMES
 from nexa_hpc.core.quoting import shown

@@ -7,8 +7,8 @@ word > lost. Called by `advance` before every decision, and by `status`. Standar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
+from typing import NamedTuple, Protocol
 
 from nexa_hpc.core.artifacts import Finding
 from nexa_hpc.core.drivers import Driver, Life, Watch
@@ -29,8 +29,7 @@ _BLOCKING = {
 _MAY_BE_TRIED_AGAIN = (State.FAILED, State.CANCELLED)
 
 
-@dataclass(frozen=True)
-class Truth:
+class Truth(NamedTuple):
     """An instance's standing, and the attempt that it rests on."""
 
     standing: Standing
@@ -99,7 +98,7 @@ def _fold(run: Run, instance: Instance, before: Mapping[str, int], watch: Observ
         truth = _unended(run.paths, instance.key, newest, watch)
         if newest.end is None or truth.life is not Life.ENDED:
             return truth
-    if newest.number <= before.get(instance.key, 0):
+    if newest.number <= before.get(instance.key, 0) or _is_untried(run, instance, attempts):
         return _not_begun(run, instance) or Truth(_pending(finding), newest)
     return Truth(_ended(newest, instance, lost_words(finding)), newest)
 
@@ -144,7 +143,7 @@ def as_stopped(standing: Standing, why: str | None) -> Standing:
     """
     if why is None or standing.state not in (State.PENDING, State.CANCELLED):
         return standing
-    return replace(standing, state=State.CANCELLED, reason=None, message=why)
+    return standing._replace(state=State.CANCELLED, reason=None, message=why)
 
 
 def awaiting_another_try(
@@ -164,8 +163,7 @@ def awaiting_another_try(
         again = is_tried_again(_as_ended(attempts, truth), rule_of(instance, slurm["policy"]))
     if not again:
         return None
-    return replace(
-        truth.standing,
+    return truth.standing._replace(
         state=State.PENDING,
         message=f"to be tried again: {truth.standing.message}",
     )
@@ -201,11 +199,19 @@ def _made_in(run: Run, instance: Instance, finding: Finding) -> bool:
     return bool(read_attempts(run.paths.records(instance.key)))
 
 
+def _is_untried(run: Run, instance: Instance, attempts: list[Attempt]) -> bool:
+    """Return whether `run` has still to try what it took for cached, and whose result was purged.
+
+    How others failed at that is no answer: a round does not note the attempts at what it skips.
+    """
+    return instance.action == SKIP and all(a.claim.get("run") != run.id for a in attempts)
+
+
 def _unended(paths: ProjectPaths, key: str, attempt: Attempt, watch: Observer) -> Truth:
     if "batch" in attempt.claim:
         life, said = watch.job(paths, key, attempt)
         standing = _standing(said.state, attempt, said.message, said.reason)
-        return Truth(replace(standing, job=said.job or standing.job), attempt, life)
+        return Truth(standing._replace(job=said.job or standing.job), attempt, life)
     if "driver" not in attempt.claim:
         # A power cut may take a claim's name and leave the start's; its process is gone as well.
         message = "its claim is gone"

@@ -12,7 +12,7 @@ Standard library alone.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class State(str, enum.Enum):
@@ -49,8 +49,7 @@ class Reason(str, enum.Enum):
     LOST = "lost"
 
 
-@dataclass(frozen=True)
-class Standing:
+class Standing(NamedTuple):
     """What is known of one instance."""
 
     state: State

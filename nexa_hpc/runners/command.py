@@ -157,6 +157,7 @@ def command_variables(task: Task) -> dict[str, str]:
     return variables
 
 
+@lru_cache(maxsize=1024)
 def variable_name(name: str) -> str:
     """Return `name` with every character that a shell variable cannot hold written `_`."""
     return re.sub(r"\W", "_", name, flags=re.ASCII)
@@ -216,6 +217,8 @@ def _validate_names(step: StepView) -> Iterator[tuple[str, str]]:
         ("out", "OUT", step.outputs),
     )
     for section, prefix, names in families:
+        if len(names) < 2:
+            continue
         taken: dict[str, str] = {}
         for name in names:
             variable = f"{prefix}_{variable_name(name)}"
@@ -269,7 +272,9 @@ def _named_files(step: StepView) -> list[str]:
     """Return the words of the command that name files, from the project root."""
     # Texts and no Paths: most words name nothing, and there are many.
     words = _words(str(step.params.get("command", "")))
-    return [word for word in words if os.path.isfile(f"{step.project}/{word}")]  # noqa: PTH113
+    paths = ((word, f"{step.project}/{word}") for word in words)
+    # Asked first whether it is there: a stat of what is not raises, which takes longer.
+    return [w for w, path in paths if os.access(path, os.F_OK) and os.path.isfile(path)]  # noqa: PTH113
 
 
 @lru_cache(maxsize=64)

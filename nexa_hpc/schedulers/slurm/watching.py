@@ -7,7 +7,6 @@ by `advance` and `status`. Standard library alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from nexa_hpc.core import batches, standings
@@ -101,7 +100,7 @@ class Observer(Watch):
         if self.queue.trouble is not None and life is not Life.ENDED:
             told = "Slurm does not answer"
             message = f"{told}; last heard: {standing.message}" if standing.message else told
-            standing = replace(standing, message=message)
+            standing = standing._replace(message=message)
         return life, standing
 
     def _said(self, word: Word, text: str, attempt: Attempt) -> tuple[Life, Standing]:
@@ -142,11 +141,11 @@ class Observer(Watch):
             return Life.ALIVE, standing
         if self.queue.accounting_trouble is not None:
             message = "its job has left the queue, and Slurm's accounting does not answer"
-            return Life.UNKNOWN, replace(standing, message=message)
+            return Life.UNKNOWN, standing._replace(message=message)
         since = self.queue.absent_since(text)
         if snapshot.asked_at - since < (LAG_S if self.queue.has_accounting else GRACE_S):
             message = "Slurm says nothing of its job; its records are waited for"
-            return Life.UNKNOWN, replace(standing, message=message)
+            return Life.UNKNOWN, standing._replace(message=message)
         message = f"Slurm knows job {text} no more, and it left no end record"
         return _ended(State.FAILED, message, Reason.LOST, text)
 
