@@ -179,12 +179,12 @@ def _walk(parents: Mapping[str, Sequence[str]]) -> tuple[list[str], list[list[st
     for start, above in parents.items():
         if start in done:
             continue
-        path: dict[str, Iterable[str]] = {start: iter(above)}
         if done.issuperset(above):
             # Most often all that it waits for stands before it.
-            path.clear()
             done.add(start)
             order.append(start)
+            continue
+        path: dict[str, Iterable[str]] = {start: iter(above)}
         while path:
             step_id, rest = next(reversed(path.items()))
             parent = next(iter(rest), None)

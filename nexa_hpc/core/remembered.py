@@ -17,6 +17,7 @@ import nexa_hpc
 from nexa_hpc.core import atomic
 from nexa_hpc.core.access import PRIVATE
 from nexa_hpc.core.canonical import sha256_bytes
+from nexa_hpc.core.collector import without_gc
 from nexa_hpc.core.paths import user_cache
 from nexa_hpc.core.reading import list_names, read_bytes
 
@@ -39,7 +40,8 @@ def recall(text: bytes) -> dict[str, Any] | None:
         return None
     if seal.decode("ascii", "replace") != sha256_bytes(body):
         return None
-    value: dict[str, Any] = json.loads(body)
+    with without_gc():
+        value: dict[str, Any] = json.loads(body)
     return value
 
 
