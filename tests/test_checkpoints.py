@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,38 @@ def test_the_last_two_snapshots_are_kept(tmp_path: Path) -> None:
     found = checkpoints.newest([tmp_path])
     assert found is not None
     assert (found.path / "state.txt").read_text() == "12"
+
+
+def test_a_checkpoint_that_goes_while_it_is_sealed_is_left_for_the_next_look(
+    tmp_path: Path,
+) -> None:
+    here, gone = tmp_path / "1.txt", tmp_path / "2.txt"
+    here.write_text("one")
+    assert not checkpoints.snapshot(tmp_path, [here, gone])
+    assert checkpoints.newest([tmp_path]) is None
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and file != here]
+    assert checkpoints.snapshot(tmp_path, [here])
+
+
+def test_snapshots_of_a_file_that_is_replaced_all_the_time_are_taken_or_left(
+    tmp_path: Path,
+) -> None:
+    # link(2) finds no file where a rename has just taken the last name of the one it looked up.
+    state, over = tmp_path / "state.txt", threading.Event()
+
+    def write() -> None:
+        while not over.is_set():
+            (tmp_path / "new").write_text("state")
+            (tmp_path / "new").replace(state)
+
+    state.write_text("state")
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        taken = [checkpoints.snapshot(tmp_path, [state]) for _ in range(200)]
+    finally:
+        over.set()
+        writer.join()
+    assert any(taken)
+    found = checkpoints.newest([tmp_path])
+    assert found is not None and (found.path / "state.txt").read_text() == "state"

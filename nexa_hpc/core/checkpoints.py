@@ -53,20 +53,26 @@ def seal(work_dir: Path, checkpoint: Path) -> None:
         number += 1
 
 
-def snapshot(work_dir: Path, files: Sequence[Path]) -> None:
+def snapshot(work_dir: Path, files: Sequence[Path]) -> bool:
     """Seal `files`, all inside `work_dir`, as they are now, by links to the same bytes.
 
+    False, and nothing is sealed, where one of them has gone, as writers remove old checkpoints.
     A writer that replaces them by renaming does not touch the snapshot; one that rewrites them in
     place spoils it, which its sizes and times tell. The last two snapshots are kept.
     """
     home = work_dir / _SNAPSHOTS
     numbers = sorted(int(name) for name in list_names(home) if name.isdigit())
     folder = home / str(numbers[-1] + 1 if numbers else 1)
-    for file in files:
-        atomic.link_file(file, folder / file.relative_to(work_dir))
+    try:
+        for file in files:
+            atomic.link_file(file, folder / file.relative_to(work_dir))
+    except FileNotFoundError:
+        atomic.remove_tree(folder)
+        return False
     seal(work_dir, folder)
     for number in numbers[: 1 - _SNAPSHOTS_KEPT]:
         atomic.remove_tree(home / str(number))
+    return True
 
 
 def newest(work_dirs: list[Path]) -> Checkpoint | None:

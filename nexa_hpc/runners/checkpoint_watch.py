@@ -41,8 +41,11 @@ class CheckpointWatch:
         self._seal(self._states())
 
     def _seal(self, states: dict[Path, _State]) -> None:
-        if states and states != self._sealed:
-            checkpoints.snapshot(self._work_dir, sorted(states))
+        if (
+            states
+            and states != self._sealed
+            and checkpoints.snapshot(self._work_dir, sorted(states))
+        ):
             self._sealed = states
 
     def _states(self) -> dict[Path, _State]:
