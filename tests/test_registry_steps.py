@@ -230,13 +230,16 @@ def test_latest_is_the_newest_version_at_the_time(task, registry: Registry, mode
         assert registry.tags("m") == {"production": number}
 
 
-def above(model: Path, meta: Path | None = None, name: str = "m") -> dict[str, Any]:
+def above(
+    model: Path, meta: Path | None = None, name: str = "m", distance: int = 1
+) -> dict[str, Any]:
     """A register step as a task's `upstream` tells of it."""
     inputs = {"artifact": model, **({"meta": meta} if meta else {})}
-    return {"uses": REGISTER, "params": {"name": name}, "inputs": inputs, "key": "e" * 64}
+    told = {"uses": REGISTER, "params": {"name": name}, "inputs": inputs, "key": "e" * 64}
+    return {**told, "distance": distance}
 
 
-def test_registered_is_the_version_of_the_register_step_above_even_when_it_is_not_the_newest(
+def test_registered_is_the_version_of_the_nearest_register_step_even_when_it_is_not_the_newest(
     task, registry: Registry, model: Path, project: Path
 ) -> None:
     other = project / "other"
@@ -246,8 +249,11 @@ def test_registered_is_the_version_of_the_register_step_above_even_when_it_is_no
     upstream = {
         "reg": above(model),
         "reg_n": above(other, name="n"),
-        "train": {"uses": "runners.train", "params": {}, "inputs": {}, "key": "d" * 64},
-    }
+        "base": above(other, distance=3),
+        "train": {
+            "uses": "runners.train", "params": {}, "inputs": {}, "key": "d" * 64, "distance": 2,
+        },
+    }  # fmt: skip
     step = task(
         PROMOTE, {"name": "m", "version": "registered", "tag": "production"}, upstream=upstream
     )
@@ -272,7 +278,7 @@ def test_registered_tells_versions_apart_that_differ_in_meta_alone(
 
 
 @pytest.mark.parametrize("names", [[], ["reg_b", "reg_a"]])
-def test_registered_needs_exactly_one_register_step_above(task, model: Path, names) -> None:
+def test_registered_needs_exactly_one_nearest_register_step(task, model: Path, names) -> None:
     step = task(
         PROMOTE,
         {"name": "m", "version": "registered", "tag": "production"},

@@ -142,7 +142,7 @@ class Task:
     """Where the project's code is found: a snapshot of it, or the project itself (None)."""
     upstream: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Every step above this one: its name in the run -> {"uses", "params", "inputs": {name: Path},
-    "key", "step": its id, "results": {output: folder}}."""
+    "key", "step": its id, "distance": how many edges away, "results": {output: folder}}."""
     labels: Mapping[str, str] = field(default_factory=dict)
     on_progress: Callable[[Progress], None] = lambda _: None
     ranks: Ranks = ALONE

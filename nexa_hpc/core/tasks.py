@@ -5,6 +5,7 @@ Called by planning (for effects) and by the worker. Standard library alone.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -94,9 +95,9 @@ def _upstream(
     instance: Instance, instances: Instances, paths: ProjectPaths
 ) -> dict[str, Mapping[str, Any]]:
     found: dict[str, Mapping[str, Any]] = {}
-    waiting = list(instance.parents)
+    waiting = deque((parent, 1) for parent in instance.parents)
     while waiting:
-        step = waiting.pop()
+        step, distance = waiting.popleft()
         if step in found:
             continue
         above = instances[step]
@@ -106,7 +107,8 @@ def _upstream(
             "inputs": input_paths(above, instances, paths),
             "key": above.key,
             "step": above.step_id,
+            "distance": distance,
             "results": above.artifact_paths(paths),
         }
-        waiting.extend(above.parents)
+        waiting.extend((parent, distance + 1) for parent in above.parents)
     return found

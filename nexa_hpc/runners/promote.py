@@ -3,8 +3,8 @@
     uses: core.registry.promote
     params: {name: movie-sentiment, version: registered, tag: production}
 
-`version` is a number, `latest`, or `registered`: the one that a register step above this one made
-or found. `require` says what its figures must be like (`requirement`); else the tag stays where it
+`version` is a number, `latest`, or `registered`: the one that the nearest register step of this
+model above it made or found. `require` says what its figures must be like (`requirement`); else the tag stays where it
 is. It is an effect: skipped while the tag points there. Standard library alone.
 """
 
@@ -107,17 +107,18 @@ def _version_to_promote(task: Task) -> Version:
 
 
 def _registered(task: Task) -> Version:
-    """Return the version of the one register step of this model above `task`."""
+    """Return the version of the nearest register step of this model above `task`."""
     name = task.params["name"]
-    steps = [
-        step
-        for step, above in task.upstream.items()
-        if above["uses"] == register.USES and above["params"].get("name") == name
-    ]
+    above = {
+        step: found["distance"]
+        for step, found in task.upstream.items()
+        if found["uses"] == register.USES and found["params"].get("name") == name
+    }
+    steps = [step for step in above if above[step] == min(above.values())]
     if len(steps) != 1:
         raise RegistryError(
             f"version: {REGISTERED} needs one step above that registers {name}; there are "
-            f"{len(steps)}" + (f": {', '.join(sorted(steps))}" if steps else ""),
+            f"{len(steps)}" + (f" as near: {', '.join(sorted(steps))}" if steps else ""),
             hint="say the version's number or latest, or name the register step in `after`",
         )
     inputs = task.upstream[steps[0]]["inputs"]
