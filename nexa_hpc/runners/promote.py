@@ -4,8 +4,8 @@
     params: {name: movie-sentiment, version: registered, tag: production}
 
 `version` is a number, `latest`, or `registered`: the one that the nearest register step of this
-model above it made or found. `require` says what its figures must be like (`requirement`); else the tag stays where it
-is. It is an effect: skipped while the tag points there. Standard library alone.
+model above it made or found. `require` says what its figures must be like (`requirement`); else the
+tag stays where it is. It is an effect: skipped while the tag points there. Standard library alone.
 """
 
 from __future__ import annotations
