@@ -100,19 +100,24 @@ class CommandHandler:
         if launch is None:
             return
         mark = f"{os.getpid()}-{os.urandom(4).hex()}"
-        process = subprocess.Popen(
-            launch.argv,
-            cwd=task.code or task.project,
-            env={
-                **launch.cleaned(os.environ),
-                **command_variables(task),
-                **launch.variables,
-                _LAUNCH_VARIABLE: mark,
-            },
-            stdin=subprocess.DEVNULL,
-            # Its own process group, so that all it started can be stopped together.
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                launch.argv,
+                cwd=task.code or task.project,
+                env={
+                    **launch.cleaned(os.environ),
+                    **command_variables(task),
+                    **launch.variables,
+                    _LAUNCH_VARIABLE: mark,
+                },
+                stdin=subprocess.DEVNULL,
+                # Its own process group, so that all it started can be stopped together.
+                start_new_session=True,
+            )
+        except BaseException:
+            # A signal may have come when it had been started and was not known to us yet.
+            end_leftovers(mark, _LAUNCH_VARIABLE)
+            raise
         checkpoint = task.params.get("checkpoint") or {}
         # All ranks share the work folder; one of them seals what is in it.
         watches = checkpoint and task.ranks.rank == 0
