@@ -259,7 +259,7 @@ class SlurmSide:
 
     def _candidate(self, instance: Instance, truth: Truth) -> Candidate:
         number = truth.attempt.number + 1 if truth.attempt is not None else 1
-        attempts = attempts_in_round(self._run.paths, instance.key, self._before)
+        attempts = attempts_in_round(self._run, instance, self._before)
         changes = changes_for(attempts, self._terms.retry(instance))
         return Candidate(instance, number, changes, was_refused(truth.attempt))
 

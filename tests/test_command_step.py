@@ -151,3 +151,11 @@ def test_wrong_params_are_refused_by_name(flow: Flow, run_cli: RunCli) -> None:
     told = run_cli("plan", flow.write(*steps), expect=2).stderr
     for number, problem in enumerate(wrong):
         assert re.search(rf"step 's{number}': .*{re.escape(problem)}", told), told
+
+
+def test_a_nul_in_the_command_is_a_problem_and_no_crash(project: Path, run_cli: RunCli) -> None:
+    text = "echo \\0 > $OUT/x"
+    step = f'{{id: a, uses: runners.command, params: {{command: "{text}"}}}}'
+    (project / "p.yaml").write_text(f"pipeline: {{name: p, steps: [{step}]}}\n")
+    told = run_cli("plan", "p.yaml", expect=2).stderr
+    assert "holds a NUL character" in told and "Traceback" not in told

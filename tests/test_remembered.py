@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,12 @@ def test_another_text_and_another_state_of_the_code_are_read_anew(
 def test_a_small_document_and_one_that_aliases_made_huge_are_not_remembered(cache: Path) -> None:
     parse_document(large(steps=10), "p.yaml")
     many = ", ".join(["*long"] * 3000)
-    parse_document(f"long: &long {'x' * 70_000}\nmany: [{many}]\n".encode(), "p.yaml")
+    tracemalloc.start()
+    try:
+        parse_document(f"long: &long {'x' * 70_000}\nmany: [{many}]\n".encode(), "p.yaml")
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000, "210 MB when written out"
+    finally:
+        tracemalloc.stop()
     assert not cache.exists()
 
 

@@ -96,6 +96,17 @@ def test_a_failure_that_is_to_be_tried_again_is_pending_and_says_so(project: Pat
     assert fold_all(case.run)["s"].state is State.FAILED
 
 
+def test_what_others_tried_at_a_purged_result_spends_none_of_a_runs_tries(project: Path) -> None:
+    case = slurm_case(project, action=SKIP)
+    for number in (1, 2):
+        case.end(State.FAILED, number, reason=Reason.EXCEPTION)
+    assert case.standing().state is State.PENDING
+    records.claim(case.records, 3, {**CLAIM, "run": case.run.id})
+    case.end(State.FAILED, 3, reason=Reason.EXCEPTION, message="it broke")
+    assert case.standing().state is State.FAILED
+    assert fold_all(case.run)["s"].message == "to be tried again: it broke"
+
+
 @pytest.mark.parametrize(
     ("reason", "retry"),
     [(Reason.TIMEOUT, {}), (Reason.EXCEPTION, {"exception": {"times": 0}}), (None, {})],

@@ -110,7 +110,8 @@ class Keying:
         inputs = self._inputs(node)
         code = self._code_digests(node)
         params = handler.resolve(node.view)
-        left_out = {r.place.removeprefix("params.") for r in node.references}.union(handler.keyless)
+        places = [r.place for r in node.references if r.place.startswith("params.")]
+        left_out = {place.removeprefix("params.") for place in places}.union(handler.keyless)
         env = node.view.env
         if inputs is None or code is None:
             # Keys below this step cannot be told; its problem is reported instead of theirs.

@@ -2,8 +2,9 @@
 
     <cache>/nexa_hpc/documents/<digest>.json   the SHA-256 of the rest, and the top mapping
 
-`digest` is of the document's text, and of the code that reads it. Advisory: what is not there, or
-not as it was written, is read from the text again. Called by `document`. Standard library alone.
+`digest` is of the document's text, and of version and times of the code that reads it. Advisory:
+what is not there, or not as it was written, is read from the text again. Where lines are asked for,
+as overrides and sweeps do, the text is read as well. Called by `document`. Standard library alone.
 """
 
 from __future__ import annotations
@@ -47,11 +48,9 @@ def recall(text: bytes) -> dict[str, Any] | None:
 
 def remember(text: bytes, value: dict[str, Any]) -> None:
     """Keep the `value` of the document `text` for the next call; a failure to is no loss."""
-    if len(text) < _LEAST_BYTES:
+    if len(text) < _LEAST_BYTES or _is_larger(value, _MOST_TIMES * len(text)):
         return
     body = json.dumps(value, separators=(",", ":")).encode()
-    if len(body) > _MOST_TIMES * len(text):
-        return
     try:
         file = _file(text)
         atomic.make_folder(file.parent, PRIVATE)
@@ -59,6 +58,22 @@ def remember(text: bytes, value: dict[str, Any]) -> None:
         _forget_old(file.parent)
     except OSError:
         return
+
+
+def _is_larger(value: Any, characters: int) -> bool:
+    """Return whether `value` written out, aliases and all, would have more than `characters`."""
+    waiting = [value]
+    while waiting and characters >= 0:
+        one = waiting.pop()
+        characters -= 1
+        if isinstance(one, str):
+            characters -= len(one)
+        elif isinstance(one, dict):
+            characters -= sum(map(len, one))
+            waiting.extend(one.values())
+        elif isinstance(one, list):
+            waiting.extend(one)
+    return characters < 0
 
 
 def _file(text: bytes) -> Path:

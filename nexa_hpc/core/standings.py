@@ -19,7 +19,7 @@ from nexa_hpc.core.records import Attempt, now, read_attempts
 from nexa_hpc.core.results import cached_words, find_result, lost_words
 from nexa_hpc.core.runs import Run
 from nexa_hpc.core.states import Reason, Standing, State
-from nexa_hpc.core.trying import attempts_in_round, is_tried_again, rule_of
+from nexa_hpc.core.trying import attempts_in_round, is_tried_again, of_round, rule_of
 
 _BLOCKING = {
     State.FAILED: "failed",
@@ -98,7 +98,7 @@ def _fold(run: Run, instance: Instance, before: Mapping[str, int], watch: Observ
         truth = _unended(run.paths, instance.key, newest, watch)
         if newest.end is None or truth.life is not Life.ENDED:
             return truth
-    if newest.number <= before.get(instance.key, 0) or _is_untried(run, instance, attempts):
+    if not of_round(run, instance, attempts, before):
         return _not_begun(run, instance) or Truth(_pending(finding), newest)
     return Truth(_ended(newest, instance, lost_words(finding)), newest)
 
@@ -159,7 +159,7 @@ def awaiting_another_try(
     if truth.standing.state is State.CANCELLED:
         again = truth.attempt.claim.get("run") != run.id
     else:
-        attempts = attempts_in_round(run.paths, instance.key, before)
+        attempts = attempts_in_round(run, instance, before)
         again = is_tried_again(_as_ended(attempts, truth), rule_of(instance, slurm["policy"]))
     if not again:
         return None
@@ -197,14 +197,6 @@ def _made_in(run: Run, instance: Instance, finding: Finding) -> bool:
     if artifact is None or artifact.meta.get("made_by", {}).get("run") != run.id:
         return False
     return bool(read_attempts(run.paths.records(instance.key)))
-
-
-def _is_untried(run: Run, instance: Instance, attempts: list[Attempt]) -> bool:
-    """Return whether `run` has still to try what it took for cached, and whose result was purged.
-
-    How others failed at that is no answer: a round does not note the attempts at what it skips.
-    """
-    return instance.action == SKIP and all(a.claim.get("run") != run.id for a in attempts)
 
 
 def _unended(paths: ProjectPaths, key: str, attempt: Attempt, watch: Observer) -> Truth:

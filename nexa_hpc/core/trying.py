@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from nexa_hpc.core.instances import Instance
-from nexa_hpc.core.paths import ProjectPaths
+from nexa_hpc.core.instances import SKIP, Instance
 from nexa_hpc.core.records import Attempt, now, read_attempts
+from nexa_hpc.core.runs import Run
 from nexa_hpc.core.states import Reason, State
 
 _BUDGET_OF = {Reason.LOST.value: Reason.NODE_FAIL.value}
@@ -36,9 +36,24 @@ def in_round(attempts: Iterable[Attempt], before: int) -> list[Attempt]:
     return [attempt for attempt in attempts if attempt.number > before]
 
 
-def attempts_in_round(paths: ProjectPaths, key: str, before: Mapping[str, int]) -> list[Attempt]:
-    """Return the attempts at `key` of the present round; `before` is `Run.attempts_before()`."""
-    return in_round(read_attempts(paths.records(key)), before.get(key, 0))
+def of_round(
+    run: Run, instance: Instance, attempts: Sequence[Attempt], before: Mapping[str, int]
+) -> list[Attempt]:
+    """Return which of all `attempts` at `instance` belong to the present round of `run`; `before`
+    is `Run.attempts_before()`.
+
+    A round notes no attempts at what it takes for cached. Where that was purged meanwhile, they
+    begin with the first of the run's own: how others failed at it is no answer.
+    """
+    if instance.action == SKIP and instance.key not in before:
+        own = (number for number, a in enumerate(attempts) if a.claim.get("run") == run.id)
+        return list(attempts[next(own, len(attempts)) :])
+    return in_round(attempts, before.get(instance.key, 0))
+
+
+def attempts_in_round(run: Run, instance: Instance, before: Mapping[str, int]) -> list[Attempt]:
+    """Read the attempts at `instance` and return those of the present round, as `of_round` does."""
+    return of_round(run, instance, read_attempts(run.paths.records(instance.key)), before)
 
 
 def rule_of(instance: Instance, policy: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -71,7 +71,7 @@ def _at_time_limit(run: Run, instance: Instance, number: int) -> Ending:
     terms = Terms.of(run.request)
     assert terms is not None, "an element runs under the terms of its run"
     retry = terms.retry(instance)
-    attempts = attempts_in_round(run.paths, instance.key, run.attempts_before())
+    attempts = attempts_in_round(run, instance, run.attempts_before())
     if is_out_of_time(attempts, retry):
         message = f"time limit: its attempts may take {retry['total_time_min']} min together"
         return Ending(State.FAILED, Reason.TIMEOUT, message)

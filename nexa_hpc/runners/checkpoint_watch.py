@@ -14,6 +14,7 @@ from pathlib import Path
 from nexa_hpc.core import checkpoints
 
 _State = tuple[int, int, int]
+_LAST_LOOKS = 5
 
 
 class CheckpointWatch:
@@ -37,16 +38,19 @@ class CheckpointWatch:
         self._seen = now
 
     def last_look(self) -> None:
-        """Seal the matches: whoever wrote them has ended by itself."""
-        self._seal(self._states())
+        """Seal the matches: whoever wrote them has ended by itself; other ranks may write on."""
+        for _ in range(_LAST_LOOKS):
+            if self._seal(self._states()):
+                return
 
-    def _seal(self, states: dict[Path, _State]) -> None:
-        if (
-            states
-            and states != self._sealed
-            and checkpoints.snapshot(self._work_dir, sorted(states))
-        ):
-            self._sealed = states
+    def _seal(self, states: dict[Path, _State]) -> bool:
+        """Seal the files with these `states`; False where one has gone meanwhile."""
+        if not states or states == self._sealed:
+            return True
+        if not checkpoints.snapshot(self._work_dir, sorted(states)):
+            return False
+        self._sealed = states
+        return True
 
     def _states(self) -> dict[Path, _State]:
         found: dict[Path, _State] = {}

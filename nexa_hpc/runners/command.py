@@ -49,6 +49,7 @@ from nexa_hpc.runners.process_group import ask_to_stop, await_stop, failure, sig
 
 _OWN_PARAMS = ("command", "code", "checkpoint", "launcher")
 _LAUNCH_VARIABLE = "NEXA_HPC_LAUNCH"
+_TOKEN_FILE = "_TOKEN_FILE"
 """Marks what a launcher starts: torchrun gives each of its processes a session of its own."""
 _LOOK_EVERY_S = 1.0
 _STOP_GRACE_S = 30.0
@@ -100,45 +101,48 @@ class CommandHandler:
         if launch is None:
             return
         mark = f"{os.getpid()}-{os.urandom(4).hex()}"
-        try:
-            process = subprocess.Popen(
-                launch.argv,
-                cwd=task.code or task.project,
-                env={
-                    **launch.cleaned(os.environ),
-                    **command_variables(task),
-                    **launch.variables,
-                    _LAUNCH_VARIABLE: mark,
-                },
-                stdin=subprocess.DEVNULL,
-                # Its own process group, so that all it started can be stopped together.
-                start_new_session=True,
-            )
-        except BaseException:
-            # A signal may have come when it had been started and was not known to us yet.
-            end_leftovers(mark, _LAUNCH_VARIABLE)
-            raise
         checkpoint = task.params.get("checkpoint") or {}
         # All ranks share the work folder; one of them seals what is in it.
         watches = checkpoint and task.ranks.rank == 0
         seals = CheckpointWatch(task.work_dir, checkpoint["glob"]) if watches else None
+        process = None
         try:
+            process = _start(task, launch, mark)
             code = _supervise(process, task, seals)
             if code != 0 or seals is not None:
                 await_stop()
         except BaseException:
-            _stop(process, _signal_number(checkpoint.get("signal", "TERM")), seals)
+            if process is not None:
+                _stop(process, _signal_number(checkpoint.get("signal", "TERM")), seals)
             raise
         finally:
             # What the shell left in the background would write into a published result.
-            signal_group(process, signal.SIGKILL)
-            if launch.starts_sessions:
+            if process is not None:
+                signal_group(process, signal.SIGKILL)
+            # A signal may have come when it had been started and was not known to us yet.
+            if process is None or launch.starts_sessions:
                 end_leftovers(mark, _LAUNCH_VARIABLE)
         if code != 0:
             raise failure(code)
 
 
 handler = CommandHandler()
+
+
+def _start(task: Task, launch: launchers.Launch, mark: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        launch.argv,
+        cwd=task.code or task.project,
+        env={
+            **launch.cleaned(os.environ),
+            **command_variables(task),
+            **launch.variables,
+            _LAUNCH_VARIABLE: mark,
+        },
+        stdin=subprocess.DEVNULL,
+        # Its own process group, so that all it started can be stopped together.
+        start_new_session=True,
+    )
 
 
 def command_variables(task: Task) -> dict[str, str]:
@@ -155,7 +159,7 @@ def command_variables(task: Task) -> dict[str, str]:
     for name, endpoint in task.endpoints.items():
         variables[f"IN_{variable_name(name)}"] = endpoint.url
         if endpoint.token_file is not None:
-            variables[f"IN_{variable_name(name)}_TOKEN_FILE"] = str(endpoint.token_file)
+            variables[f"IN_{variable_name(name)}{_TOKEN_FILE}"] = str(endpoint.token_file)
     for name, value in task.params.items():
         if name not in _OWN_PARAMS:
             variables[f"PARAM_{variable_name(name)}"] = _as_text(value)
@@ -227,9 +231,11 @@ def _validate_names(step: StepView) -> Iterator[tuple[str, str]]:
         taken: dict[str, str] = {}
         for name in names:
             variable = f"{prefix}_{variable_name(name)}"
-            other = taken.setdefault(variable, name)
-            if other != name:
-                yield f"{section}.{name}", f"becomes ${variable}, as '{other}' does; rename one"
+            # Where it is the server of a step, there is a second one.
+            for one in (variable, f"{variable}{_TOKEN_FILE}") if section == "in" else (variable,):
+                other = taken.setdefault(one, name)
+                if other != name:
+                    yield f"{section}.{name}", f"becomes ${one}, as '{other}' does; rename one"
 
 
 def _validate_code(step: StepView) -> Iterator[tuple[str, str]]:
@@ -277,9 +283,15 @@ def _named_files(step: StepView) -> list[str]:
     """Return the words of the command that name files, from the project root."""
     # Texts and no Paths: most words name nothing, and there are many.
     words = _words(str(step.params.get("command", "")))
-    paths = ((word, f"{step.project}/{word}") for word in words)
-    # Asked first whether it is there: a stat of what is not raises, which takes longer.
-    return [w for w, path in paths if os.access(path, os.F_OK) and os.path.isfile(path)]  # noqa: PTH113
+    return [word for word in words if _is_file(f"{step.project}/{word}")]
+
+
+def _is_file(path: str) -> bool:
+    try:
+        # Asked first whether it is there: a stat of what is not raises, which takes longer.
+        return os.access(path, os.F_OK) and os.path.isfile(path)  # noqa: PTH113
+    except ValueError:
+        return False  # No file has such a name.
 
 
 @lru_cache(maxsize=64)
