@@ -22,7 +22,7 @@ from nexa_hpc.core.drivers import Driver, Life
 from nexa_hpc.core.environments import needs_process
 from nexa_hpc.core.frontier import Frontier
 from nexa_hpc.core.handlers import Progress
-from nexa_hpc.core.holding import Holding
+from nexa_hpc.core.holding import HeldServers
 from nexa_hpc.core.instances import RUN, SKIP, Instance
 from nexa_hpc.core.leftovers import attempt_tag, end_leftovers
 from nexa_hpc.core.links import link_outputs
@@ -72,7 +72,7 @@ class View:
     watch: standings.Observer
     before: Mapping[str, int]
     frontier: Frontier
-    holding: Holding
+    holding: HeldServers
     standings: dict[str, Standing] = field(default_factory=dict)
     damage: list[str] = field(default_factory=list)
     """What went wrong beside the steps, such as an `out` in the way; told at the end."""

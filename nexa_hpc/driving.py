@@ -21,7 +21,7 @@ from nexa_hpc.core import batches
 from nexa_hpc.core.drivers import Driver, Heartbeat
 from nexa_hpc.core.frontier import Frontier
 from nexa_hpc.core.handlers import Progress
-from nexa_hpc.core.holding import Holding
+from nexa_hpc.core.holding import HeldServers
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.runs import Run, last_cancel, open_run
 from nexa_hpc.core.sharing import require_own
@@ -65,7 +65,7 @@ def drive(run: Run, observer: Observer, jobs: int = 1, *, wait: bool = True) -> 
         watch,
         before,
         Frontier(run.instances),
-        Holding(run, driver),
+        HeldServers(run, driver),
         slurm=slurm,
         runs_here=jobs == 1,
     )

@@ -27,7 +27,7 @@ from nexa_hpc import advance, worker
 from nexa_hpc.core import artifacts, reading
 from nexa_hpc.core.drivers import Driver, Life, Watch
 from nexa_hpc.core.frontier import Frontier
-from nexa_hpc.core.holding import Holding
+from nexa_hpc.core.holding import HeldServers
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.runs import Run
 from nexa_hpc.core.standings import Truth, fold
@@ -356,7 +356,7 @@ def drive(world: World, actor: Actor, run: Run) -> None:
         Lives(world),
         run.attempts_before(),
         Frontier(run.instances),
-        Holding(run, driver),
+        HeldServers(run, driver),
         projected_at=float("inf"),
     )
     while True:

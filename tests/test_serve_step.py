@@ -23,7 +23,7 @@ from served import StandIn, processes_of, save_tiny_model, write_model
 from nexa_hpc import Pipeline
 from nexa_hpc.core.drivers import Driver
 from nexa_hpc.core.endpoints import server_name
-from nexa_hpc.core.holding import Holding
+from nexa_hpc.core.holding import HeldServers
 from nexa_hpc.core.leases import Leases
 from nexa_hpc.core.planning import Plan, make_plan
 from nexa_hpc.core.servers import Handle, Servers
@@ -424,7 +424,7 @@ def test_what_a_job_left_on_another_machine_makes_way_once_its_driver_is_silent(
     there = replace(_elsewhere(site), name=server_name(serve), leased=True)
     site.servers.update(there)
     Leases(site.servers).take(there.name, replace(here, machine="x", heartbeat="a/other.json"))
-    holding = Holding(run, here, silence_s=0.5)
+    holding = HeldServers(run, here, silence_s=0.5)
     assert holding.look(serve, Truth(Standing(State.PENDING))).standing.state is State.PENDING
     assert site.servers.find(there.name) is None
     (lease,) = site.servers.folder.glob("*.lease.*")

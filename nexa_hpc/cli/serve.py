@@ -16,7 +16,7 @@ import click
 from nexa_hpc.cli.serve_start import servers_of, start
 from nexa_hpc.cli.session import Session
 from nexa_hpc.cli.tables import local_time, print_table
-from nexa_hpc.core.servers import SLURM, Condition, Servers, answers
+from nexa_hpc.core.servers import Condition, Servers, answers, is_here, is_loopback, where
 from nexa_hpc.errors import StepError
 
 _FOLLOW_S = 0.3
@@ -168,7 +168,12 @@ def _live_url(servers: Servers, name: str) -> str:
         raise StepError(
             f"server '{name}' is {condition.value}{told}", hint=f"nexa-hpc serve logs {name}"
         )
-    # Its node may have gone since Slurm, or the disk, last told of it.
-    if handle.scheduler == SLURM and (silence := answers(handle.url)) is not None:
+    if is_loopback(handle.host) and not is_here(handle):
+        raise StepError(
+            f"server '{name}' listens on {handle.host} of {where(handle)}, not reached from here",
+            hint=f"nexa-hpc serve stop {name}, and start it with --host 0.0.0.0",
+        )
+    # It may have gone since Slurm, or the disk, last told of it.
+    if (silence := answers(handle.url)) is not None:
         raise StepError(f"server '{name}' does not answer at {handle.url}: {silence}")
     return handle.url

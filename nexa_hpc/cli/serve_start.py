@@ -6,6 +6,7 @@ The URL goes to stdout, how it goes to stderr. Only the command itself loads wha
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -17,11 +18,13 @@ import click
 from nexa_hpc.cli.session import Session
 from nexa_hpc.core.servers import LOCAL, SLURM, Handle, Servers
 from nexa_hpc.errors import Interrupted, SchedulerError, UserError
+from nexa_hpc.schedulers.slurm.commands import require_command
 from nexa_hpc.schedulers.slurm.server_jobs import ServerJobs
 
 EVERYWHERE = "0.0.0.0"
 TEMPLATE = "server"
 _GPU_OPTIONS = ("gpus", "gpus-per-node", "gpus-per-task")
+_GRES = re.compile(r"(?:^|,)gpu(?::[^,:()\d][^,:()]*)?(?::(?P<count>\d+))?(?=$|[,(])")
 
 
 def servers_of(session: Session) -> Servers:
@@ -105,6 +108,7 @@ def start(
     if script is None:
         handle = serving.start(servers, handle, _tell)
     else:
+        require_command("sbatch")
         serving.create(servers, handle)
         try:
             script.submit(servers, handle)
@@ -172,6 +176,8 @@ class _Script:
 def _agree_on_gpus(given: dict[str, str], parallel: int) -> None:
     """Ask for as many GPUs as the model is spread over; raises UserError where others are asked."""
     named = [(name, given[name].rpartition(":")[2]) for name in _GPU_OPTIONS if name in given]
+    gres = _GRES.search(given.get("gres", ""))
+    named += [("gres", gres["count"] or "1")] if gres is not None else []
     for name, count in named:
         if parallel > 1 and count != str(parallel):
             raise UserError(

@@ -22,7 +22,7 @@ _POLL_S = 0.1
 _BEATS_S = 2 * BEAT_INTERVAL_S
 
 
-class Holding:
+class HeldServers:
     """What one driver holds for one run; closed when it drives no more."""
 
     def __init__(self, run: Run, driver: Driver, *, silence_s: float = SILENCE_S) -> None:

@@ -11,9 +11,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 TAG_VARIABLE = "NEXA_HPC_ATTEMPT"
+LAUNCH_VARIABLE = "NEXA_HPC_LAUNCH"
+"""Names, in all that a command of a step starts, which start of it they are of."""
 _PATIENCE_S = 10.0
 
 
@@ -23,6 +26,12 @@ def attempt_tag(records: Path, attempt: int) -> str:
     By the folder of its records and not by its key: copies of a project share keys.
     """
     return f"{records}/{attempt}"
+
+
+def untagged(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return variables for what is to outlive the attempt that starts it."""
+    own = (TAG_VARIABLE, LAUNCH_VARIABLE)
+    return {name: value for name, value in environ.items() if name not in own}
 
 
 def end_leftovers(tag: str, variable: str = TAG_VARIABLE) -> int:

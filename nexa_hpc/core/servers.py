@@ -139,6 +139,11 @@ class Servers:
         """After which a process on another machine that does not beat has ended."""
         self._watch = Watch(folder, silence_s=silence_s)
 
+    @property
+    def beats(self) -> Path:
+        """The folder of the supervisors' heartbeats."""
+        return self.folder / "beats"
+
     def file(self, name: str, kind: str = "json") -> Path:
         """Return the file of `name`: json, stop, keep, token or log."""
         return self.folder / f"{name}.{kind}"
@@ -197,13 +202,14 @@ class Servers:
             if condition.lives:
                 raise _taken(before)
             self.forget(before)
-        if token is not None:
-            atomic.remove_file(self.file(handle.name, "token"))
-            access = PRIVATE
-            atomic.write_new_file(self.file(handle.name, "token"), f"{token}\n".encode(), access)
-        atomic.remove_file(self.file(handle.name, "log"))
+        # First the name, which one of several gets; nobody supervises before this returns.
         if not atomic.create_once(self.file(handle.name), handle.to_json()):
             raise _taken(self.get(handle.name))
+        for kind in ("token", "log"):
+            atomic.remove_file(self.file(handle.name, kind))
+        if token is not None:
+            content = f"{token}\n".encode()
+            atomic.write_new_file(self.file(handle.name, "token"), content, PRIVATE)
 
     def update(self, handle: Handle) -> None:
         """Replace the handle; its supervisor alone calls it, or who found that gone."""
@@ -227,8 +233,11 @@ class Servers:
         deadline = time.monotonic() + grace_s
         while (now := self.find(handle.name)) is not None and now.tag == handle.tag:
             condition, _ = self.condition(now)
+            is_job = now.scheduler == SLURM and self._jobs is not None
             if not condition.lives or now.supervisor is None:
                 break
+            if is_job and condition is Condition.STARTING:
+                break  # It waits, perhaps once more: nobody is there to see the wish.
             if time.monotonic() > deadline:
                 if now.scheduler == LOCAL and not is_here(now):
                     raise StepError(f"'{handle.name}' on {where(now)} has not ended yet")
@@ -242,6 +251,9 @@ class Servers:
 
     def forget(self, handle: Handle) -> None:
         """Remove what is recorded of a server that has ended, but for its log."""
+        now = self.find(handle.name)
+        if now is not None and now.tag != handle.tag:
+            return  # Another one has taken the name meanwhile.
         for kind in ("token", "json", "stop", "keep"):
             atomic.remove_file(self.file(handle.name, kind))
 

@@ -39,7 +39,7 @@ from typing import Any
 from nexa_hpc.core.endpoints import require_living
 from nexa_hpc.core.handlers import StepView, Task
 from nexa_hpc.core.instances import SINGLE_OUTPUT
-from nexa_hpc.core.leftovers import end_leftovers
+from nexa_hpc.core.leftovers import LAUNCH_VARIABLE, end_leftovers
 from nexa_hpc.core.quoting import shown
 from nexa_hpc.core.servers import Servers
 from nexa_hpc.errors import nearest
@@ -48,7 +48,6 @@ from nexa_hpc.runners.checkpoint_watch import CheckpointWatch
 from nexa_hpc.runners.process_group import ask_to_stop, await_stop, failure, signal_group
 
 _OWN_PARAMS = ("command", "code", "checkpoint", "launcher")
-_LAUNCH_VARIABLE = "NEXA_HPC_LAUNCH"
 _TOKEN_FILE = "_TOKEN_FILE"
 """Marks what a launcher starts: torchrun gives each of its processes a session of its own."""
 _LOOK_EVERY_S = 1.0
@@ -121,7 +120,7 @@ class CommandHandler:
                 signal_group(process, signal.SIGKILL)
             # A signal may have come when it had been started and was not known to us yet.
             if process is None or launch.starts_sessions:
-                end_leftovers(mark, _LAUNCH_VARIABLE)
+                end_leftovers(mark, LAUNCH_VARIABLE)
         if code != 0:
             raise failure(code)
 
@@ -137,7 +136,7 @@ def _start(task: Task, launch: launchers.Launch, mark: str) -> subprocess.Popen[
             **launch.cleaned(os.environ),
             **command_variables(task),
             **launch.variables,
-            _LAUNCH_VARIABLE: mark,
+            LAUNCH_VARIABLE: mark,
         },
         stdin=subprocess.DEVNULL,
         # Its own process group, so that all it started can be stopped together.

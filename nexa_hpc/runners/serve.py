@@ -24,7 +24,7 @@ from nexa_hpc.core.endpoints import DRY_RUN, KEEP
 from nexa_hpc.core.environments import interpreter, path_of
 from nexa_hpc.core.handlers import StepView, Task
 from nexa_hpc.core.leases import Leases
-from nexa_hpc.core.servers import Handle, Servers, is_here, where
+from nexa_hpc.core.servers import Condition, Handle, Servers, is_here, is_loopback, where
 from nexa_hpc.errors import StepError
 from nexa_hpc.runners import serving
 
@@ -69,6 +69,8 @@ class Serve:
         ready = leases.healthy(task.server) if task.server else None
         if ready is None or (task.params.get(KEEP) and not leases.is_kept(ready)):
             return None
+        if _lacks_token(ready, task.params):
+            return None
         return f"server '{ready.name}' answers at {ready.url}"
 
     def run(self, task: Task) -> None:
@@ -81,6 +83,11 @@ class Serve:
         leases = Leases(servers)
         # One that was about to end may have seen that it is held again.
         ready = leases.healthy(handle.name)
+        if ready is not None and _lacks_token(ready, task.params):
+            raise StepError(
+                f"server '{ready.name}' was started without the token that is asked for now",
+                hint=f"nexa-hpc serve stop {ready.name}",
+            )
         if ready is None:
             _make_way(servers, handle.name)
             ready = serving.start(servers, handle, lambda text: print(text, flush=True))
@@ -110,6 +117,11 @@ def _asked(params: Mapping[str, Any], project: Path) -> dict[str, Any]:
     return asked
 
 
+def _lacks_token(ready: Handle, params: Mapping[str, Any]) -> bool:
+    asked = params.get("token", not is_loopback(str(params.get("host", serving.LOOPBACK))))
+    return bool(asked) and not ready.token_variable
+
+
 def _make_way(servers: Servers, name: str) -> None:
     """End what is left of an earlier server of this step, such as one that was still starting.
 
@@ -118,7 +130,10 @@ def _make_way(servers: Servers, name: str) -> None:
     before = servers.find(name)
     if before is None:
         return
-    if servers.condition(before)[0].lives and before.supervisor and not is_here(before):
+    condition, _ = servers.condition(before)
+    is_elsewhere = before.supervisor is not None and not is_here(before)
+    if condition is Condition.HEALTHY or (condition.lives and is_elsewhere):
+        # Others may be served by it, and wait for it to find the time.
         raise StepError(
             f"server '{name}' was started on {where(before)}, and does not answer here",
             hint=f"nexa-hpc serve stop {name}",

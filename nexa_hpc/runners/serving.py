@@ -19,6 +19,7 @@ from nexa_hpc.backends import model_files, vllm_server
 from nexa_hpc.backends.hf import checks
 from nexa_hpc.backends.hf_runtime import options as hf_runtime
 from nexa_hpc.core import atomic
+from nexa_hpc.core.leftovers import untagged
 from nexa_hpc.core.servers import (
     TAG_VARIABLE,
     Condition,
@@ -129,21 +130,25 @@ def start(servers: Servers, handle: Handle, tell: Callable[[str], None] = lambda
     interrupted, nothing of it is left.
     """
     create(servers, handle)
+    try:
+        supervisor = _supervisor(servers, handle)
+        return await_healthy(servers, handle, lambda: _ended(supervisor), tell)
+    except (KeyboardInterrupt, Interrupted, OSError):
+        servers.stop(handle)
+        raise
+
+
+def _supervisor(servers: Servers, handle: Handle) -> subprocess.Popen[bytes]:
     with atomic.open_log(servers.file(handle.name, "log")) as log:
-        supervisor = subprocess.Popen(
+        return subprocess.Popen(
             supervising.command(servers, handle),
-            env={**_plain_environment(), TAG_VARIABLE: handle.tag},
+            env={**untagged(os.environ), TAG_VARIABLE: handle.tag},
             cwd=servers.folder,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
-    try:
-        return await_healthy(servers, handle, lambda: _ended(supervisor), tell)
-    except (KeyboardInterrupt, Interrupted):
-        servers.stop(handle)
-        raise
 
 
 def create(servers: Servers, handle: Handle) -> None:
@@ -154,10 +159,6 @@ def create(servers: Servers, handle: Handle) -> None:
 def _ended(supervisor: subprocess.Popen[bytes]) -> str:
     code = supervisor.poll()
     return f"its supervisor ended with {_code(code)}" if code is not None else ""
-
-
-def _plain_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != "NEXA_HPC_ATTEMPT"}
 
 
 def await_healthy(

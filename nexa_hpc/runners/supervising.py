@@ -17,9 +17,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from nexa_hpc.core.drivers import Driver
+from nexa_hpc.core.drivers import Driver, Heartbeat
 from nexa_hpc.core.leases import Leases
-from nexa_hpc.core.leftovers import end_leftovers
+from nexa_hpc.core.leftovers import end_leftovers, untagged
 from nexa_hpc.core.servers import TAG_VARIABLE, Condition, Handle, Servers, answers
 from nexa_hpc.runners.process_group import ask_to_stop, signal_group
 
@@ -47,11 +47,11 @@ class Supervisor:
     def __init__(self, servers: Servers, handle: Handle) -> None:
         self._servers = servers
         self._leases = Leases(servers)
-        here = Driver.this_process(servers.folder, servers.folder)
+        self.driver = Driver.this_process(servers.beats, servers.folder)
         # Of a job that was requeued, nothing stands that it said when it ran before.
         self.handle = replace(
             handle,
-            supervisor=here.to_json(),
+            supervisor=self.driver.to_json(),
             restarts=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
             url="",
             ended="",
@@ -112,7 +112,10 @@ class Supervisor:
                 return Condition.CRASHED, _how(code)
             if time.monotonic() - self._looked_at > _LOOK_S:
                 self._looked_at = time.monotonic()
-                self._look()
+                try:
+                    self._look()
+                except OSError:
+                    pass  # A disk that hesitates is no wish: the next look may get through.
                 if not self.handle.url and answers(url) is None and process.poll() is None:
                     self.handle = replace(self.handle, port=port, url=url)
                     self._servers.update(self.handle)
@@ -145,10 +148,14 @@ class Supervisor:
         self._servers.update(self.handle)
 
     def _environment(self) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if k != "NEXA_HPC_ATTEMPT"}
         token = self._servers.token(self.handle.name)
         secret = {self.handle.token_variable: token} if token is not None else {}
-        return {**kept, **self.handle.variables, **secret, TAG_VARIABLE: self.handle.tag}
+        return {
+            **untagged(os.environ),
+            **self.handle.variables,
+            **secret,
+            TAG_VARIABLE: self.handle.tag,
+        }
 
     def _free_port(self) -> int:
         wanted = self.handle.port
@@ -179,8 +186,10 @@ def main() -> None:
     supervisor = Supervisor(servers, handle)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, supervisor.ask_to_stop)
+    with Heartbeat(supervisor.driver, servers.folder, servers.file(name, "stop"), lambda: None):
+        ended = supervisor.run()
     # What Slurm is told of the job that it is.
-    sys.exit(0 if supervisor.run() is Condition.STOPPED else 1)
+    sys.exit(0 if ended is Condition.STOPPED else 1)
 
 
 _prctl = getattr(ctypes.CDLL(None), "prctl", None)

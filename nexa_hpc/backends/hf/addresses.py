@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from nexa_hpc.core.servers import Condition, Servers, is_loopback, name_problem
+from nexa_hpc.core.servers import Condition, Servers, answers, is_loopback, name_problem
 from nexa_hpc.errors import StepError, UserError
 
 _VERSION = "/v1"
@@ -86,5 +86,9 @@ def _of_server(name: str, servers: Servers) -> Address:
         raise StepError(
             f"server '{name}' listens on {handle.host} of {host}, which {here} does not reach",
             hint="start it with --host 0.0.0.0, or run this step on its machine",
+        )
+    if (silence := answers(handle.url)) is not None:
+        raise StepError(
+            f"server '{name}' does not answer at {handle.url}: {silence}", hint=LIST_THEM
         )
     return Address(handle.url, f"server '{name}' at {handle.url}", servers.token(name), True)

@@ -16,11 +16,15 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 def columns(dataset: Path) -> list[str] | None:
-    """Return the columns of a file, or of one in a folder; None where they are not told so."""
+    """Return the columns of a file, or of all splits in a folder; None where they are not told so.
+
+    Splits may differ: those to be predicted have no labels.
+    """
     if dataset.is_dir():
         files = sorted(file for file in dataset.iterdir() if file.suffix in (".jsonl", ".csv"))
         readable = [file for file in files if file.name.startswith(("test", "valid", "train"))]
-        return columns(readable[0]) if readable else None
+        found = [columns(file) for file in readable]
+        return [*dict.fromkeys(itertools.chain(*filter(None, found)))] if all(found) else None
     try:
         with dataset.open(encoding="utf-8-sig", newline="") as file:
             if dataset.suffix in _DELIMITERS:

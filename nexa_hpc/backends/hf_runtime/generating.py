@@ -17,7 +17,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from nexa_hpc.backends.hf.losses import token_losses
 from nexa_hpc.backends.hf_runtime.batching import Work
 
-_POSITIONS = 4096
+MOST_READ = 4096
 """As many tokens are read at once: each takes a number for every word that the model knows."""
 
 
@@ -166,7 +166,7 @@ class Generator:
             self._generate(batch)
 
     def _read(self, batch: Sequence[Work]) -> None:
-        together = max(1, _POSITIONS // max(len(work.payload.ids) for work in batch))
+        together = max(1, MOST_READ // max(len(work.payload.ids) for work in batch))
         for start in range(0, len(batch), together):
             works = batch[start : start + together]
             losses = token_losses(self.model, [work.payload.ids for work in works]).tolist()

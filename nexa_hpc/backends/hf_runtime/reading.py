@@ -13,8 +13,8 @@ from fastapi import Request
 
 from nexa_hpc.backends.hf_runtime import exchange
 from nexa_hpc.backends.hf_runtime.bodies import TokenizeBody
-from nexa_hpc.backends.hf_runtime.exchange import Served
-from nexa_hpc.backends.hf_runtime.generating import Reading
+from nexa_hpc.backends.hf_runtime.exchange import Refusal, Served
+from nexa_hpc.backends.hf_runtime.generating import MOST_READ, Reading
 
 
 def tokenize(served: Served, body: TokenizeBody) -> dict[str, Any]:
@@ -30,6 +30,9 @@ async def read_prompts(
     """Return choices and usage: each prompt with the log-probability of each of its tokens."""
     for tokens in ids:
         exchange.check_fits(served, len(tokens))
+        if len(tokens) > MOST_READ:
+            message = f"{len(tokens)} tokens are more than the {MOST_READ} that are read at once"
+            raise Refusal(400, message, "context_length_exceeded")
     works, pieces = exchange.works_for([Reading(tokens) for tokens in ids], Reading)
     exchange.submit(served, works)
     found: list[Sequence[float]] = [() for _ in works]

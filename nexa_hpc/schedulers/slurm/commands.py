@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
 import time
 from collections import Counter
@@ -37,6 +38,19 @@ _PAUSE_S = 0.5
 def is_passing(message: str) -> bool:
     """Return whether `message`, from a Slurm command, tells of a fault that passes by itself."""
     return any(words in message for words in _PASSING)
+
+
+def require_command(name: str) -> None:
+    """Raise SchedulerError where there is no such command of Slurm's on this machine."""
+    if shutil.which(name) is None:
+        raise _missing(name)
+
+
+def _missing(name: str) -> SchedulerError:
+    return SchedulerError(
+        f"there is no {name} on this machine",
+        hint="run this on a login node of the cluster, or use `--scheduler local`",
+    )
 
 
 def run_slurm(argv: Sequence[str], *, timeout_s: float = 60, tries: int = _TRIES) -> str:
@@ -75,10 +89,7 @@ def _run_once(argv: Sequence[str], timeout_s: float) -> str:
             check=False,
         )
     except FileNotFoundError as error:
-        raise SchedulerError(
-            f"there is no {argv[0]} on this machine",
-            hint="run this on a login node of the cluster, or use `--scheduler local`",
-        ) from error
+        raise _missing(argv[0]) from error
     except subprocess.TimeoutExpired as error:
         message = f"{argv[0]}: Socket timed out: no answer in {timeout_s:.0f} s"
         raise SchedulerError(message, hint="nexa-hpc doctor") from error

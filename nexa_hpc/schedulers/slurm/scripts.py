@@ -1,14 +1,16 @@
-"""Handing one plain script to sbatch, on its standard input. Called by `sbatch` and `doctor`.
+"""Handing one plain script to sbatch, on its standard input. Called by `sbatch`, `doctor` and `serve`.
 
 Runs of pipelines are not submitted here: those go through submitit, with intents and tokens.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from nexa_hpc.core.leftovers import untagged
 from nexa_hpc.errors import SchedulerError
 from nexa_hpc.schedulers.slurm.commands import calls
 
@@ -24,7 +26,14 @@ def submit_script(script: str, folder: Path, options: Sequence[str] = ()) -> str
     command = ["sbatch", "--parsable", *options]
     try:
         done = subprocess.run(
-            command, input=script, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_S
+            command,
+            input=script,
+            cwd=folder,
+            # Jobs get our variables; what a step submits is no part of its attempt.
+            env=untagged(os.environ),
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
         )
     except FileNotFoundError as error:
         message = "there is no sbatch on this machine"

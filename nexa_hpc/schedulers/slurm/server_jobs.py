@@ -91,7 +91,7 @@ class ServerJobs:
             if 0 <= time.time() - handle.created_at < _YOUNG_S:
                 return Condition.STARTING, ""
             return Condition.CRASHED, "its job is gone from the queue"
-        return _judged(handle, job)
+        return self._judged(handle, job)
 
     def cancel(self, handle: Handle) -> None:
         """End the job of a server and return when it is over.
@@ -108,6 +108,20 @@ class ServerJobs:
                 )
             time.sleep(_LOOK_S)
 
+    def _judged(self, handle: Handle, job: _Job) -> tuple[Condition, str]:
+        """Return what follows from a handle and from what Slurm says of its job."""
+        is_of_now = handle.supervisor is not None and handle.restarts == job.restarts
+        if job.waits or (job.lives and not is_of_now):
+            return Condition.STARTING, job.told() if job.waits else f"job {job.id} begins"
+        was_asked = handle.ended == Condition.CRASHED.value or self._servers.is_to_stop(handle)
+        if job.lives and handle.ended and not was_asked:
+            # Slurm ends it, and may be about to queue it again.
+            return Condition.STOPPING, handle.message
+        if job.lives or (handle.ended and is_of_now):
+            return _as_written(handle, "")
+        is_orderly = words.plain(job.state) in _ORDERLY
+        return (Condition.STOPPED if is_orderly else Condition.CRASHED), job.told()
+
     def _look(self, handle: Handle) -> None:
         is_fresh = time.monotonic() - self._asked_at < _INTERVAL_S
         if is_fresh and self._seen.get(handle.name) == handle:
@@ -120,19 +134,6 @@ class ServerJobs:
         except SchedulerError as error:
             self._trouble = str(error)
         self._asked_at = time.monotonic()
-
-
-def _judged(handle: Handle, job: _Job) -> tuple[Condition, str]:
-    """Return what follows from a handle and from what Slurm says of its job."""
-    is_of_now = handle.supervisor is not None and handle.restarts == job.restarts
-    if job.waits or (job.lives and not is_of_now):
-        return Condition.STARTING, job.told() if job.waits else f"job {job.id} begins"
-    if job.lives:
-        return _as_written(handle, "")
-    if handle.ended and is_of_now:
-        return _as_written(handle, "")
-    is_orderly = words.plain(job.state) in _ORDERLY
-    return (Condition.STOPPED if is_orderly else Condition.CRASHED), job.told()
 
 
 def _as_written(handle: Handle, trouble: str) -> tuple[Condition, str]:
