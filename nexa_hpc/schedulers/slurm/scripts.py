@@ -1,6 +1,7 @@
-"""Handing one plain script to sbatch, on its standard input. Called by `sbatch`, `doctor` and `serve`.
+"""Handing one plain script to sbatch, on its standard input.
 
-Runs of pipelines are not submitted here: those go through submitit, with intents and tokens.
+Called by `sbatch`, `doctor` and `serve`. Runs of pipelines are not submitted here: those go through
+submitit, with intents and tokens.
 """
 
 from __future__ import annotations
