@@ -1,6 +1,7 @@
 """Rounds of a run: the run's own beginning and each `resume`, one create-once file each.
 
-    rounds/<n>.json   attempts_before   key -> the newest attempt that had ended before the round
+    rounds/<n>.json   attempts_before   key -> the newest attempt that had ended before the round;
+                                        not of what it takes for cached
                       left_out          which instances the round is not about, and why; where it is
                                         about a part of the run
 

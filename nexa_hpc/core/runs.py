@@ -1,9 +1,9 @@
 """Runs: what was asked, what was decided, and which attempts belong to the present round.
 
 A run's folder appears whole, by one rename, under the next free number. A *round* is the run's own
-beginning or one `resume`: it notes the newest ended attempt of each key, so that a failure from
-before it is tried again, and one since then is an answer. Called by `advance`, `status` and the
-other commands. Standard library alone.
+beginning or one `resume`: it notes the newest ended attempt of each key that it may try, so that a
+failure from before it is tried again, and one since then is an answer. Called by `advance`,
+`status` and the other commands. Standard library alone.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ class Run:
         return frozenset(n for i in self.instances.values() for n in i.env.get("secrets", ()))
 
     def attempts_before(self) -> Mapping[str, int]:
-        """Return key -> the newest attempt that had ended before the present round."""
+        """Return key -> the newest attempt that had ended before the present round, of what that
+        does not take for cached.
+        """
         number = rounds.present_round(self.place)
         before: Mapping[str, int] = rounds.read_round(self.place, number)["attempts_before"]
         return before

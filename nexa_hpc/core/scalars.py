@@ -2,7 +2,7 @@
 
 YAML 1.1 words (`yes`, `off`, `~`, `0x1F`, `1:30`) as PyYAML reads them, plus OmegaConf's floats
 (`2e-5` is a number), and dates stay text. NaN and infinities are refused: JSON does not have them,
-so a step key cannot. Called by `document`. Standard library alone.
+so a step key cannot. Called by `yaml_reading`. Standard library alone.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A template says what it always needs in its own `#SBATCH` lines; what it leaves open is filled in,
 and the interpreter and the arguments are set before its first command. What is printed is what is
-submitted. Pure. Called by `cli/sbatch.py`.
+submitted. Pure. Called by `cli/sbatch.py` and `cli/serve_start.py`.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def render(
         f'export PATH={shlex.quote(str(python.parent))}:"$PATH"',
         f"set -- {shlex.join(arguments)}",
     ]
-    note = "# Filled in by nexa-hpc sbatch; submit it from the project root."
+    note = "# Filled in by nexa-hpc, submitted from the project root."
     return "\n".join([*kept, note, *lines, "", *setting, *body, ""])
 
 
