@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +22,12 @@ from flows import Flow, Process, StepDict, alive, until
 from served import StandIn, processes_of, save_tiny_model, write_model
 
 from nexa_hpc import Pipeline
-from nexa_hpc.core.drivers import Driver
+from nexa_hpc.core.drivers import BEAT_INTERVAL_S, Driver
 from nexa_hpc.core.endpoints import server_name
 from nexa_hpc.core.holding import HeldServers
 from nexa_hpc.core.leases import Leases
 from nexa_hpc.core.planning import Plan, make_plan
-from nexa_hpc.core.servers import Handle, Servers
+from nexa_hpc.core.servers import Condition, Handle, Servers
 from nexa_hpc.core.standings import Truth
 from nexa_hpc.core.states import Standing, State
 from nexa_hpc.errors import SpecError, UnsupportedError
@@ -589,3 +590,29 @@ def test_a_served_model_ends_with_a_driver_that_is_killed(real: Site) -> None:
     until(lambda: (real.project.parent / "asked").exists(), "the client to be answered")
     process.kill()
     until(lambda: not real.processes(), "its processes to end")
+
+
+def test_forgetting_a_server_leaves_another_one_that_took_its_name(site: Site) -> None:
+    first = _elsewhere(site)
+    second = replace(first, tag=f"{first.name}-another")
+    site.servers.update(second)
+    site.servers.forget(first)
+    assert site.servers.find(first.name) == second
+    site.servers.forget(second)
+    assert site.servers.find(first.name) is None
+
+
+@pytest.mark.slow
+def test_a_server_on_another_machine_lives_while_its_supervisor_beats(site: Site) -> None:
+    site.run(site.serve(keep=True), site.ask())
+    (name,) = site.servers.names()
+    handle = site.servers.get(name)
+    assert handle.supervisor is not None
+    there = replace(handle, supervisor={**handle.supervisor, "machine": "another"})
+    watching = Servers(site.servers.folder, silence_s=BEAT_INTERVAL_S + 3)
+    deadline = time.monotonic() + 2 * BEAT_INTERVAL_S
+    while time.monotonic() < deadline:
+        assert watching.condition(there) == (Condition.HEALTHY, "")
+        time.sleep(0.5)
+    site.servers.stop(handle)
+    assert list(site.servers.beats.iterdir()) == []

@@ -164,9 +164,11 @@ def test_a_job_asks_for_as_many_gpus_as_the_model_is_spread_over(
     assert "#SBATCH --gpus-per-node=2" in script
     assert "--tensor-parallel-size 2" in script
     assert "gpus-per-node" not in run_cli(*asked, "--sbatch", "gpus=2").stdout
-    assert "do not agree" in run_cli(*asked, "--sbatch", "gpus=4", expect=2).stderr
-    wrong = run_cli(*asked[:7], "--sbatch", "time=5", expect=2).stderr
-    assert "add `--scheduler slurm`" in wrong
+    for wrong in ("gpus=4", "gres=gpu:a100:4", "gres=gpu"):
+        assert "do not agree" in run_cli(*asked, "--sbatch", wrong, expect=2).stderr
+    assert "gpus-per-node" not in run_cli(*asked, "--sbatch", "gres=gpu:2").stdout
+    told = run_cli(*asked[:7], "--sbatch", "time=5", expect=2).stderr
+    assert "add `--scheduler slurm`" in told
 
 
 def test_without_vllm_there_its_backend_is_refused(project: Path, run_cli: RunCli) -> None:
