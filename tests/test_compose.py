@@ -305,3 +305,15 @@ def test_a_run_records_what_it_was_composed_of_and_runs_again_under_it(
 
 def test_slurm_s_policy_has_the_names_that_are_told() -> None:
     assert "max_running" in SlurmPolicy.model_fields
+
+
+def test_composing_leaves_an_app_of_hydra_its_version_base(composing: Composing) -> None:
+    from hydra import version
+
+    before = version.VersionBase.instance().version_base
+    try:
+        version.setbase("1.2")
+        composing.compose("composed.yaml", "train=big")
+        assert str(version.getbase()) == "1.2"
+    finally:
+        version.VersionBase.instance().version_base = before

@@ -49,6 +49,7 @@ def compose(
     with (
         told(what),
         _stored(primary),
+        _version_base_kept(),
         initialize_config_dir(str(main), job_name="nexa_hpc", version_base="1.3"),
     ):
         config = by_hydra(
@@ -146,6 +147,19 @@ def _stored(primary: Mapping[str, Any]) -> Iterator[None]:
         yield
     finally:
         store.repo.pop(f"{PRIMARY}.yaml", None)
+
+
+@contextlib.contextmanager
+def _version_base_kept() -> Iterator[None]:
+    """Give an app of Hydra in this process its `version_base` back: Hydra restores all but that."""
+    from hydra.version import VersionBase
+
+    kept = VersionBase.instance()
+    before = kept.version_base
+    try:
+        yield
+    finally:
+        kept.version_base = before
 
 
 def _quoted(text: str) -> str:
