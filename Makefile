@@ -12,7 +12,7 @@
 #   PYTHON=python3.12          the interpreter, 3.10 to 3.13
 #   TORCH="torch==2.13.0 ..."  what pip is told first: name here the build for your hardware
 #                              (with its --index-url), or pip may take a GPU build of several GB
-#   WORKERS=2                  processes of pytest; in `make test`, one of them has the tests that need Slurm
+#   WORKERS=2                  processes of pytest
 #   ARGS="-k registry"         more arguments for pytest (with them, coverage is not judged)
 
 PYTHON ?= python3
