@@ -90,11 +90,17 @@ def params_of(value: Any) -> dict[str, Any]:
 def by_hydra(folder: Path, name: str, overrides: Sequence[str], layers: Sequence[Path]) -> Any:
     """Return the pipeline that Hydra itself makes of a file, resolved."""
     from hydra import compose, initialize_config_dir
+    from hydra.version import VersionBase
     from omegaconf import OmegaConf
 
     path = ",".join(f"file://{layer}" for layer in layers)
-    with initialize_config_dir(str(folder), version_base="1.3"):
-        config = compose(name, [f"hydra.searchpath=[{path}]", *overrides])
+    kept = VersionBase.instance()
+    before = kept.version_base
+    try:
+        with initialize_config_dir(str(folder), version_base="1.3"):
+            config = compose(name, [f"hydra.searchpath=[{path}]", *overrides])
+    finally:
+        kept.version_base = before
     return OmegaConf.to_container(config.pipeline, resolve=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hydra import version
 from hydra.test_utils.launcher_common_tests import (
     BatchedSweeperTestSuite,
     IntegrationTestSuite,
@@ -19,6 +20,12 @@ pytestmark = [
     # Hydra's tests call it as apps of Hydra 1.1 did, and it says so.
     pytest.mark.filterwarnings("default"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _no_version_base() -> None:
+    """Start as in a new process: these tests name no `version_base`, and others do."""
+    version.VersionBase.instance().version_base = version._UNSPECIFIED_
 
 
 @pytest.mark.parametrize("launcher_name, overrides", [("nexa_slurm", [])])

@@ -77,6 +77,7 @@ def test_a_task_tells_all_that_is_above_it_and_nothing_beside(
     assert task.upstream["b"]["params"] == {"p": 1}
     assert task.upstream["b"]["inputs"]["data"].name == "file"
     named = {"uses": "u:a", "params": {}, "inputs": {}, "key": "0a" * 32, "step": "a"}
+    named["distance"] = 2
     assert task.upstream["a"] == {**named, "results": instances["a"].artifact_paths(paths)}
     assert task.revisions == {"model": "abc"}
     assert (task.attempt, task.step_id, task.key) == (3, "s", "0d" * 32)

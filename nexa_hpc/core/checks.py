@@ -193,12 +193,15 @@ def _check_step(
         message = f"{step.uses} changes something elsewhere and has no files to put there"
         drafts.problems.append(request.problem(step, "out", message))
     view = drafts.views[step.id] = _view(step, request.paths.root)
+    known = len(drafts.problems)
     try:
         for key, message in handler.validate(view):
             drafts.problems.append(request.problem(step, key, message))
     except UnsupportedError as error:
         drafts.unsupported.append(request.problem(step, "uses", str(error)))
-    drafts.warnings += [f"step '{step.id}': {warning}" for warning in handler.warn(view)]
+    if len(drafts.problems) == known:
+        # What is wrong with a step may be what keeps it from being looked at.
+        drafts.warnings += [f"step '{step.id}': {warning}" for warning in handler.warn(view)]
     _check_environment(request, drafts, step)
     _check_scheduler(request, drafts, step)
 
