@@ -108,21 +108,32 @@ def start(
     if script is None:
         handle = serving.start(servers, handle, _tell)
     else:
-        require_command("sbatch")
-        serving.create(servers, handle)
-        try:
-            script.submit(servers, handle)
-            if no_wait:
-                _tell(f"once it answers: nexa-hpc serve url {called}")
-                return
-            handle = serving.await_healthy(servers, handle, lambda: "", _tell)
-        except (SchedulerError, KeyboardInterrupt, Interrupted):
-            servers.stop(handle)
-            raise
+        handle = _start_job(servers, handle, script, wait=not no_wait)
+    if no_wait:
+        _tell(f"once it answers: nexa-hpc serve url {called}")
+        return
     if handle.token_variable:
         _tell(f"clients show a token: nexa-hpc serve url {called} --token")
     _tell(f"serving '{handle.served_as}' as {called}")
     click.echo(handle.url)
+
+
+def _start_job(servers: Servers, handle: Handle, script: _Script, *, wait: bool) -> Handle:
+    """Submit a server's job and return its handle, with `wait` once it answers.
+
+    Nothing of it is left where it is refused, or this is interrupted.
+    """
+    # Imported here: the other commands need none of it.
+    from nexa_hpc.runners import serving
+
+    require_command("sbatch")
+    serving.create(servers, handle)
+    try:
+        script.submit(servers, handle)
+        return serving.await_healthy(servers, handle, lambda: "", _tell) if wait else handle
+    except (SchedulerError, KeyboardInterrupt, Interrupted, OSError):
+        servers.stop(handle)
+        raise
 
 
 def _tell(text: str) -> None:
