@@ -10,18 +10,18 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from nexa_hpc import worker
 from nexa_hpc.core import records, standings
 from nexa_hpc.core.atomic import sync_folder
 from nexa_hpc.core.drivers import Driver, Life
+from nexa_hpc.core.endpoints import servers_read
 from nexa_hpc.core.environments import needs_process
 from nexa_hpc.core.frontier import Frontier
-from nexa_hpc.core.handlers import Progress
 from nexa_hpc.core.holding import HeldServers
 from nexa_hpc.core.instances import RUN, SKIP, Instance
 from nexa_hpc.core.leftovers import attempt_tag, end_leftovers
@@ -32,33 +32,11 @@ from nexa_hpc.core.runs import Run, is_asked, newest_run
 from nexa_hpc.core.standings import Truth, as_stopped, blocked, fold, fold_after
 from nexa_hpc.core.states import Reason, Standing, State
 from nexa_hpc.errors import ArtifactError, Interrupted, SchedulerError
-from nexa_hpc.handover import HandedOver
+from nexa_hpc.observing import Observer
 from nexa_hpc.schedulers.base import Element, JobState, Scheduler
 from nexa_hpc.submitting import SlurmSide
 
 _PROJECT_EVERY_S = 1.0
-
-
-class Observer(Protocol):
-    """Is told what happens, as it happens; the command line shows it."""
-
-    def started(self, instance: Instance, attempt: int) -> None:
-        """An attempt begins."""
-
-    def output(self, instance: Instance, text: bytes) -> None:
-        """A running step printed something."""
-
-    def progressed(self, instance: Instance, progress: Progress) -> None:
-        """A running step told how far it is."""
-
-    def settled(self, instance: Instance, standing: Standing) -> None:
-        """Nothing more happens to an instance in this round."""
-
-    def waits(self, instance: Instance, standing: Standing) -> None:
-        """An instance is in other hands."""
-
-    def handed_over(self, done: HandedOver) -> None:
-        """Something was submitted to Slurm, or could not be."""
 
 
 @dataclass
@@ -167,14 +145,29 @@ def advance(view: View) -> bool:
             view.observer.settled(instance, standing)
             if standing.state is not State.SKIPPED:
                 view.project()
-        elif standing != known and not view.is_ours(instance):
+            continue
+        if standing != known and not view.is_ours(instance):
             view.observer.waits(instance, standing)
+        if standing.state is State.PENDING and step in view.run.shared_elements:
+            _look_again(view, servers_read(instance))
     if view.slurm is not None and not view.run.cancelled:
         view.slurm.end_stopped(view.standings)
         view.slurm.stop_if_hopeless(view.standings)
         if view.slurm.is_due and not view.run.cancelled:
             _hand_over(view, view.slurm)
     return changed
+
+
+def _look_again(view: View, servers: Iterable[str]) -> None:
+    """Have `servers` in Slurm that had come up started again, where a step that is to read one is
+    tried again and the job has gone.
+    """
+    for step in servers:
+        if view.standings[step].state.settled:
+            standing = _look_at_slurm(view, view.run.instances[step])
+            if not standing.state.settled:
+                view.standings[step] = standing
+                view.frontier.reopen(step)
 
 
 def _hand_over(view: View, slurm: SlurmSide) -> None:

@@ -6,12 +6,14 @@ library alone.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
+from nexa_hpc.core.endpoints import is_kept
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.records import Attempt
-from nexa_hpc.core.trying import Changes
+from nexa_hpc.core.runs import Run
+from nexa_hpc.core.trying import Changes, together
 
 REFUSED = "given back: there was no room for it in Slurm's queue"
 
@@ -42,6 +44,45 @@ def within_reach(instances: Iterable[Instance], settled: Container[str]) -> Iter
             yield instance
         else:
             waiting.add(instance.step)
+
+
+def with_servers(
+    run: Run, candidates: Mapping[str, Candidate]
+) -> tuple[dict[str, Candidate], frozenset[str]]:
+    """Return those of `candidates`, in graph order, that can be handed over now as far as servers
+    go, and the servers whose jobs must end first.
+
+    What reads a server goes with it into one element: never without, and a server that does not
+    stay never alone. What one of them asks to change is asked for all.
+    """
+    found = dict(candidates)
+    awaited = set()
+    for server, readers in run.readers.items() if run.shared_elements else ():
+        inside = [s for s in candidates if run.shared_elements.get(s) == server]
+        is_read = any(reader.step in candidates for reader in readers)
+        if server in candidates and (is_read or is_kept(run.instances[server])):
+            changes = together([candidates[step].changes for step in inside])
+            found[server] = replace(candidates[server], changes=changes)
+        elif server in candidates or is_read:
+            for step in inside:
+                found.pop(step)
+            if is_read:
+                awaited.add(server)
+    return _without_orphans(found, candidates), frozenset(awaited)
+
+
+def _without_orphans(
+    chosen: Mapping[str, Candidate], candidates: Mapping[str, Candidate]
+) -> dict[str, Candidate]:
+    """Return what of `chosen` waits for none of the other `candidates`."""
+    left_out = candidates.keys() - chosen.keys()
+    found = {}
+    for step, candidate in chosen.items():
+        if left_out.isdisjoint(candidate.instance.parents):
+            found[step] = candidate
+        else:
+            left_out = left_out | {step}
+    return found
 
 
 def was_refused(attempt: Attempt | None) -> bool:

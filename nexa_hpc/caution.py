@@ -72,7 +72,7 @@ class Caution:
 
 def _canaries(run: Run, terms: Terms) -> frozenset[str]:
     jobs = [
-        terms.job(instance, instance.parents, Changes())
+        terms.job(instance, instance.parents, Changes(), run.shared_elements.get(instance.step))
         for instance in run.instances.values()
         if instance.scheduler == "slurm"
     ]

@@ -16,20 +16,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nexa_hpc import worker
-from nexa_hpc.advance import Observer, View, advance, stop
+from nexa_hpc.advance import View, advance, stop
 from nexa_hpc.core import batches
 from nexa_hpc.core.drivers import Driver, Heartbeat
 from nexa_hpc.core.frontier import Frontier
-from nexa_hpc.core.handlers import Progress
 from nexa_hpc.core.holding import HeldServers
-from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.runs import Run, last_cancel, open_run
 from nexa_hpc.core.sharing import require_own
 from nexa_hpc.core.standings import Observer as StandingObserver
 from nexa_hpc.core.standings import fold_all
 from nexa_hpc.core.states import Standing, State
 from nexa_hpc.errors import ArtifactError, Interrupted, SchedulerError
-from nexa_hpc.handover import HandedOver
+from nexa_hpc.observing import Observer, Silent
 from nexa_hpc.schedulers.base import Element, Scheduler
 from nexa_hpc.schedulers.local import LocalScheduler
 from nexa_hpc.schedulers.pool import WorkerPool
@@ -232,28 +230,6 @@ def _drive(view: View, *, wait: bool) -> None:
             _arm(view)
         wait_s = least if changed else min(wait_s * 1.5, most)
         view.scheduler.wait(wait_s)
-
-
-class Silent:
-    """An observer that shows nothing."""
-
-    def started(self, instance: Instance, attempt: int) -> None:
-        """See `advance.Observer`."""
-
-    def output(self, instance: Instance, text: bytes) -> None:
-        """See `advance.Observer`."""
-
-    def progressed(self, instance: Instance, progress: Progress) -> None:
-        """See `advance.Observer`."""
-
-    def settled(self, instance: Instance, standing: Standing) -> None:
-        """See `advance.Observer`."""
-
-    def waits(self, instance: Instance, standing: Standing) -> None:
-        """See `advance.Observer`."""
-
-    def handed_over(self, done: HandedOver) -> None:
-        """See `advance.Observer`."""
 
 
 @contextmanager

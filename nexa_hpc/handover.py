@@ -172,6 +172,7 @@ class HandOver:
                 candidate.instance,
                 [p for p in candidate.instance.parents if p in candidates or p in in_flight],
                 candidate.changes,
+                self._run.shared_elements.get(candidate.instance.step),
             )
             for candidate in candidates.values()
         ]

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nexa_hpc import advance
 from nexa_hpc.compose.document import compose_pipeline
 from nexa_hpc.compose.settings import project_settings
 from nexa_hpc.compose.site import site_config
@@ -35,6 +34,7 @@ from nexa_hpc.core.salvage import salvage, with_further
 from nexa_hpc.core.sharing import group_id, prepare
 from nexa_hpc.definition import Definition, recorded_definition, refuse_taken_name
 from nexa_hpc.errors import SpecError, UserError
+from nexa_hpc.observing import Observer
 from nexa_hpc.pipeline_run import PipelineRun, drive
 from nexa_hpc.schedulers import refuse_unknown
 from nexa_hpc.schedulers.login import obey_login_policy
@@ -227,7 +227,7 @@ class Pipeline:
         policy: Mapping[str, Any] | None = None,
         adopt: bool = False,
         jobs: int = 1,
-        observer: advance.Observer | None = None,
+        observer: Observer | None = None,
         wait: bool = True,
     ) -> PipelineRun:
         """Plan, record a new run and drive it to its end; a failed step is told by the result.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from nexa_hpc.candidates import Candidate, within_reach
+from nexa_hpc.candidates import Candidate, with_servers, within_reach
 from nexa_hpc.caution import Caution
 from nexa_hpc.core.drivers import Driver
 from nexa_hpc.core.instances import SKIP
@@ -35,11 +35,12 @@ class PlannedSubmission:
         skipped = Standing(State.SKIPPED)
         done = {i.step: skipped for i in plan.instances.values() if i.action == SKIP}
         caution = Caution(run, terms)
-        self._candidates = {
+        reached = {
             instance.step: Candidate(instance, 1)
             for instance in within_reach(plan.instances.values(), done)
             if caution.may_submit(instance.step, done)
         }
+        self._candidates, _ = with_servers(run, reached)
         self.later = sum(i.scheduler == "slurm" for i in plan.to_run()) - len(self._candidates)
         """How many Slurm steps are submitted later, when local steps or canaries are done."""
         self.sheets = self._hand_over.sheets(self._candidates, {})

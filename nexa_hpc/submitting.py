@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 
-from nexa_hpc.candidates import Candidate, was_refused, within_reach
+from nexa_hpc.candidates import Candidate, was_refused, with_servers, within_reach
 from nexa_hpc.caution import Caution
 from nexa_hpc.core import batches, records
 from nexa_hpc.core.drivers import Driver, Life
@@ -71,6 +71,8 @@ class SlurmSide:
         """Elements that Slurm was asked to end for that."""
         self._seen: dict[str, Truth] = {}
         """What this pass has found PENDING."""
+        self._serving: set[str] = set()
+        """Jobs of servers that go on, and must end before they are started for steps that wait."""
         self._is_full = False
         self._not_before = 0.0
         """When a full queue is tried again, by the monotonic clock."""
@@ -110,7 +112,7 @@ class SlurmSide:
         done = self._hand_over.hand_over(candidates, in_flight) if candidates else HandedOver()
         self._is_full = done.is_full
         self.is_to_arm = bool(done.jobs)
-        if done.put_off:
+        if done.put_off or self._serving:
             # What was put off would be looked at again in each pass.
             self._not_before = time.monotonic() + self._terms.cluster["poll_interval_s"]
         return done
@@ -137,6 +139,8 @@ class SlurmSide:
         held = [step for step in candidates if not self._caution.may_submit(step, known)]
         for step in held:
             del candidates[step]
+        candidates, awaited = with_servers(self._run, candidates)
+        self._serving = {job for step in awaited if (job := known[step].job) is not None}
         return candidates, in_flight
 
     def _job(self, truth: Truth) -> str | None:
@@ -236,6 +240,7 @@ class SlurmSide:
     def _awaited(self, standings: Mapping[str, Standing]) -> list[str]:
         """Return the jobs whose end is news."""
         elements = [s.job for s in standings.values() if s.state in _IN_SLURM and s.job]
+        elements += sorted(self._serving)
         if self._caution.is_watchful:
             # Of a run that is to be stopped when it fails, the first end of any element is news.
             return list(dict.fromkeys(elements))
@@ -243,7 +248,8 @@ class SlurmSide:
 
     def _is_alive(self, standings: Mapping[str, Standing]) -> bool:
         """Return whether something of the run is in Slurm's hands, or waits for room there."""
-        return self._is_full or any(s.state in _IN_SLURM for s in standings.values())
+        in_hand = any(s.state in _IN_SLURM for s in standings.values())
+        return in_hand or self._is_full or bool(self._serving)
 
     def _close(self, instance: Instance, truth: Truth) -> None:
         """Record for the job how its attempt ended; has no effect where it did itself."""

@@ -6,104 +6,33 @@ model is really served, with `hf_runtime`.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import RunCli
-from flows import Flow, Process, StepDict, alive, until
-from served import StandIn, processes_of, save_tiny_model, write_model
+from flows import Flow, Process, StepDict, until
+from serve_steps import ASK, WAIT, Site, site
+from served import save_tiny_model, write_model
 
 from nexa_hpc import Pipeline
 from nexa_hpc.core.drivers import BEAT_INTERVAL_S, Driver
 from nexa_hpc.core.endpoints import server_name
 from nexa_hpc.core.holding import HeldServers
 from nexa_hpc.core.leases import Leases
-from nexa_hpc.core.planning import Plan, make_plan
 from nexa_hpc.core.servers import Condition, Handle, Servers
 from nexa_hpc.core.standings import Truth
 from nexa_hpc.core.states import Standing, State
-from nexa_hpc.errors import SpecError, UnsupportedError
+from nexa_hpc.errors import SpecError
 
-ASK = 'curl -sf "$IN_endpoint/health" > $OUT/answer; echo "$IN_endpoint" >> ../urls'
-WAIT = "until [ -e ../go ]; do sleep 0.05; done"
+__all__ = ["site"]
 
 READS_DOTTED: StepDict = {"in": {"endpoint": "a.server"}}
-
-
-class Site:
-    """A project with a model, and pipelines that serve it."""
-
-    def __init__(self, project: Path, run_cli: RunCli) -> None:
-        self.project = project
-        self.flow = Flow(project)
-        self.cli = run_cli
-        self.stand_in = StandIn(project.parent / "stand_in")
-        self.servers = Servers(project / ".nexa_state/serve", silence_s=0.5)
-        self.started: list[Process] = []
-        write_model(project / "model")
-
-    def serve(self, id_: str = "serve", **params: Any) -> StepDict:
-        """Return a step that serves the model by the stand-in."""
-        given = {"model": "model", "python": str(self.stand_in.python), **params}
-        return {"id": id_, "uses": "runners.serve", "backend": "hf_runtime", "params": given}
-
-    def ask(self, id_: str = "ask", command: str = ASK, **fields: Any) -> StepDict:
-        """Return a step that reads the server of step `serve`."""
-        return self.flow.step(id_, command, **{"in": {"endpoint": "serve"}, **fields})
-
-    def plan(self, *steps: StepDict) -> Plan:
-        """Plan a pipeline of `steps`."""
-        return Pipeline.from_yaml(self.flow.write(*steps), project=self.project).plan()
-
-    def start(self, *args: str | os.PathLike[str]) -> Process:
-        """Start `nexa-hpc ARGS` in the background."""
-        self.started.append(Process(self.project, *args))
-        return self.started[-1]
-
-    def run(self, *steps: StepDict, expect: int = 0, jobs: int = 1) -> str:
-        """Run a pipeline of `steps` and return what was said."""
-        done = self.cli("run", self.flow.write(*steps), "--jobs", str(jobs), expect=expect)
-        return done.stdout + done.stderr
-
-    def listed(self) -> dict[str, str]:
-        """Return the state of each server by what `serve list` says."""
-        listed = json.loads(self.cli("serve", "list", "--json").stdout)
-        return {row["name"]: row["state"] for row in listed}
-
-    def urls(self) -> list[str]:
-        """Return the URLs that steps were given."""
-        return (self.project.parent / "urls").read_text().split()
-
-    def let_go(self) -> None:
-        """Let the steps that wait come to their ends."""
-        (self.project.parent / "go").touch()
-
-    def nothing_lives(self) -> bool:
-        """Return whether no process of any server is left."""
-        return not alive(self.stand_in.starts()) and not self.processes()
-
-    def processes(self) -> list[int]:
-        """Return the processes of all servers of the project."""
-        return processes_of("", self.servers.folder)
-
-
-@pytest.fixture
-def site(project: Path, run_cli: RunCli) -> Iterator[Site]:
-    found = Site(project, run_cli)
-    yield found
-    for process in found.started:
-        if process.running():
-            process.kill()
-    for name in found.servers.names():
-        found.servers.stop(found.servers.get(name))
 
 
 # ------------------------------------------------------------------------------------- at planning
@@ -173,19 +102,6 @@ def test_a_server_is_no_file_and_a_dry_run_is_no_server(site: Site) -> None:
     assert "has no files" in told(site.serve(), below)
     dry = told(site.serve(dry_run=True), site.ask())
     assert "in.endpoint: step 'serve' is a dry run: it starts no server" in dry
-
-
-@pytest.mark.parametrize("where", ["serve", "ask"])
-def test_servers_of_steps_and_slurm_are_refused_together(site: Site, where: str) -> None:
-    steps = [site.serve(), site.ask()]
-    for step in steps:
-        step["scheduler"] = "slurm" if step["id"] == where else "local"
-    pipeline = Pipeline.from_yaml(site.flow.write(*steps), project=site.project)
-    # On a machine without Slurm, that would be said in the first place.
-    request = replace(pipeline.plan_request(None, {}), find_scheduler=lambda _: None)
-    with pytest.raises(UnsupportedError, match="sbatch allocation"):
-        make_plan(request)
-    assert not (site.project / ".nexa_state").exists()
 
 
 def test_what_changes_no_answer_changes_no_key(site: Site) -> None:

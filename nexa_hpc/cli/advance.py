@@ -13,8 +13,9 @@ from nexa_hpc.core.quoting import printable_lines
 from nexa_hpc.core.runs import Run, all_runs
 from nexa_hpc.core.sharing import is_own
 from nexa_hpc.core.standings import fold_all
-from nexa_hpc.driving import Silent, drive
+from nexa_hpc.driving import drive
 from nexa_hpc.errors import NexaError
+from nexa_hpc.observing import Silent
 from nexa_hpc.schedulers.slurm.here import this_cluster
 
 

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from nexa_hpc.advance import Observer
 from nexa_hpc.cli.tables import duration, progress_text
 from nexa_hpc.core.handlers import Progress
 from nexa_hpc.core.instances import Instance
@@ -26,6 +25,7 @@ from nexa_hpc.core.quoting import printable, printable_lines
 from nexa_hpc.core.runs import Run
 from nexa_hpc.core.states import Standing, State
 from nexa_hpc.handover import HandedOver
+from nexa_hpc.observing import Observer
 
 _PROGRESS_EVERY_S = 20.0
 _STEPS_NAMED = 4

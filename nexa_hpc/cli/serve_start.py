@@ -16,12 +16,11 @@ from typing import Any
 import click
 
 from nexa_hpc.cli.session import Session
-from nexa_hpc.core.servers import LOCAL, SLURM, Handle, Servers
+from nexa_hpc.core.servers import EVERYWHERE, LOCAL, SLURM, Handle, Servers
 from nexa_hpc.errors import Interrupted, SchedulerError, UserError
 from nexa_hpc.schedulers.slurm.commands import require_command
 from nexa_hpc.schedulers.slurm.server_jobs import ServerJobs
 
-EVERYWHERE = "0.0.0.0"
 TEMPLATE = "server"
 _GPU_OPTIONS = ("gpus", "gpus-per-node", "gpus-per-task")
 _GRES = re.compile(r"(?:^|,)gpu(?::[^,:()\d][^,:()]*)?(?::(?P<count>\d+))?(?=$|[,(])")

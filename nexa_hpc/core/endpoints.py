@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,9 +68,18 @@ def servers_read(instance: Instance) -> set[str]:
     return {handed["server"] for handed in instance.inputs.values() if "server" in handed}
 
 
-def is_idle(instance: Instance, readers: Iterable[Instance], paths: ProjectPaths) -> bool:
-    """Return whether nothing is left to do for the server of `instance`, as all have results."""
-    return not is_kept(instance) and all(_is_done(reader, paths) for reader in readers)
+def is_idle(
+    instance: Instance,
+    readers: Iterable[Instance],
+    paths: ProjectPaths,
+    stopped: Container[str] = (),
+) -> bool:
+    """Return whether nothing is left to do for the server of `instance`, as all have results or
+    were `stopped` singly.
+    """
+    return not is_kept(instance) and all(
+        reader.step in stopped or _is_done(reader, paths) for reader in readers
+    )
 
 
 def _is_done(reader: Instance, paths: ProjectPaths) -> bool:

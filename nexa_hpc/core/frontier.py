@@ -40,18 +40,31 @@ class Frontier:
         try:
             while self._open:
                 number = heapq.heappop(self._open)
-                if number not in self._settled:
+                if self._is_open(number):
                     passed.append(number)
                     yield self._steps[number]
         finally:
             for number in passed:
-                if number not in self._settled:
+                if self._is_open(number):
                     heapq.heappush(self._open, number)
+
+    def _is_open(self, number: int) -> bool:
+        return number not in self._settled and not self._waiting.get(self._steps[number])
 
     def settle(self, step: str) -> None:
         """Note that `step`, an open one, has settled."""
         self._settled.add(self._number[step])
         for child in self._children.get(step, ()):
             self._waiting[child] -= 1
-            if not self._waiting[child]:
+            if self._is_open(self._number[child]):
                 heapq.heappush(self._open, self._number[child])
+
+    def reopen(self, step: str) -> None:
+        """Note that `step`, which had settled, is to be looked at again, and before what is below.
+
+        What of that has settled stays so.
+        """
+        self._settled.remove(self._number[step])
+        heapq.heappush(self._open, self._number[step])
+        for child in self._children.get(step, ()):
+            self._waiting[child] += 1

@@ -164,6 +164,11 @@ def _parents(
     return parents, data_parents
 
 
+def cycles(parents: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """Return the first few cycles of a graph, each as the steps on it."""
+    return _walk(parents)[1]
+
+
 def _once(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names)) if names else ()
 

@@ -1,7 +1,8 @@
 """The servers that a driver holds while steps of its run read them, or are to.
 
 A step that serves has done its work when its server answers; that is true only as long as it does,
-so it is looked at anew by each driver. Called by `advance`. Standard library alone.
+so it is looked at anew by each driver. Called by `advance`, and in Slurm by the element. Standard
+library alone.
 """
 
 from __future__ import annotations
@@ -42,15 +43,19 @@ class HeldServers:
         """
         if truth.standing.message == IDLE:
             return truth
-        if instance.step not in self._open:
-            readers = {reader.step for reader in self._run.readers[instance.step]}
-            self._open[instance.step] = readers
-            # Before we look whether it is there: who ends it looks after it has said so.
-            self._leases.take(server_name(instance), self._driver)
-            self._end_stray(server_name(instance))
+        self.hold(instance)
         if not truth.standing.state.succeeded or self._is_own(truth) or self._stands(instance):
             return truth
         return Truth(Standing(State.PENDING, message="its server has gone"), truth.attempt)
+
+    def hold(self, instance: Instance) -> None:
+        """Hold the server of `instance`, which need not be there yet, and end a stray one."""
+        if instance.step in self._open:
+            return
+        self._open[instance.step] = {reader.step for reader in self._run.readers[instance.step]}
+        # Before we look whether it is there: who ends it looks after it has said so.
+        self._leases.take(server_name(instance), self._driver)
+        self._end_stray(server_name(instance))
 
     def _end_stray(self, name: str) -> None:
         """End a server that a driver on another machine left when it was killed, or requeued here.

@@ -26,6 +26,7 @@ from nexa_hpc.core.reading import list_names, read_json, read_json_or_none
 from nexa_hpc.core.records import newest_claimed, newest_number, now
 from nexa_hpc.core.results import find_result
 from nexa_hpc.core.rounds import Part, numbered
+from nexa_hpc.core.server_elements import elements_of
 from nexa_hpc.core.sharing import require_own, user_name
 from nexa_hpc.core.stops import Stops
 from nexa_hpc.errors import StateError, UnknownNameError, nearest
@@ -68,6 +69,13 @@ class Run:
     def readers(self) -> Mapping[str, Sequence[Instance]]:
         """Step that serves -> the instances that read its server."""
         return readers_of(self.instances)
+
+    @cached_property
+    def shared_elements(self) -> Mapping[str, str]:
+        """Step -> the one that serves, in whose element it runs in Slurm; the other steps have
+        their own.
+        """
+        return elements_of(self.instances)
 
     @cached_property
     def points(self) -> tuple[Point, ...]:

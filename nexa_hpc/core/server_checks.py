@@ -1,6 +1,7 @@
 """What can be wrong with steps that serve, and with those that read their servers, taken together.
 
-What is wrong with the params of one is its handler's to say. Called by `checks`.
+What is wrong with the params of one is its handler's to say, and which of them share an element in
+Slurm is told by `server_elements`. Called by `checks`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,6 @@ if TYPE_CHECKING:
     from nexa_hpc.core.checks import Drafts, PlanRequest
     from nexa_hpc.core.spec import Step
 
-_NOT_IN_SLURM = (
-    "in jobs of its own is not there yet; run the pipeline in one job (nexa-hpc sbatch allocation "
-    "FILE), or serve by hand (nexa-hpc serve start MODEL --scheduler slurm)"
-)
-
 
 def check_servers(request: PlanRequest, drafts: Drafts) -> None:
     """Note in `drafts` what is wrong; all references are known."""
@@ -27,9 +23,6 @@ def check_servers(request: PlanRequest, drafts: Drafts) -> None:
     for step in request.spec.steps:
         if step.id not in drafts.handlers or not drafts.handlers[step.id].serves:
             continue
-        if request.scheduler_of(step) == "slurm":
-            message = f"serving as a step {_NOT_IN_SLURM}"
-            drafts.unsupported.append(request.problem(step, "scheduler", message))
         if step.id not in read and not step.params.get(KEEP) and not step.params.get(DRY_RUN):
             message = "no step reads it, so it would be taken down at once; say `keep: true`"
             drafts.problems.append(request.problem(step, "params", message))
@@ -46,7 +39,4 @@ def _check_readers(request: PlanRequest, drafts: Drafts, steps: Mapping[str, Ste
             if steps[reference.step].params.get(DRY_RUN):
                 message = f"step '{reference.step}' is a dry run: it starts no server"
                 drafts.problems.append(request.problem(step, reference.place, message))
-            if request.scheduler_of(step) == "slurm":
-                message = f"reading the server of a step {_NOT_IN_SLURM}"
-                drafts.unsupported.append(request.problem(step, reference.place, message))
     return read

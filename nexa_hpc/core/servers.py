@@ -31,6 +31,8 @@ from nexa_hpc.errors import StateError, StepError, UnknownNameError, UserError, 
 
 LOCAL, SLURM = "local", "slurm"
 """Where a server runs: on the machine that started it, or as a job."""
+EVERYWHERE = "0.0.0.0"
+"""What a server listens on that other machines reach."""
 TAG_VARIABLE = "NEXA_HPC_SERVER"
 """Names, in the environment of a server and all it starts, which one they are of."""
 STOP_GRACE_S = 20.0

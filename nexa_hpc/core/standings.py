@@ -94,13 +94,17 @@ def _fold(run: Run, instance: Instance, before: Mapping[str, int], watch: Observ
         return Truth(_standing(State.COMPLETED, newest, ""), newest)
     if newest is None:
         return _not_begun(run, instance) or Truth(_pending(finding))
+    if instance.serves and newest.state.succeeded and "batch" in newest.claim:
+        return _of_server_in_job(run, instance, attempts, before, watch)
     if newest.is_open:
         truth = _unended(run.paths, instance.key, newest, watch)
         if newest.end is None or truth.life is not Life.ENDED:
             return truth
     if not of_round(run, instance, attempts, before):
         return _not_begun(run, instance) or Truth(_pending(finding), newest)
-    return Truth(_ended(newest, instance, lost_words(finding)), newest)
+    ended = _ended(newest, instance, lost_words(finding))
+    is_pending = ended.state is State.PENDING
+    return (_not_begun(run, instance) if is_pending else None) or Truth(ended, newest)
 
 
 def _pending(finding: Finding) -> Standing:
@@ -112,9 +116,46 @@ def _not_begun(run: Run, instance: Instance) -> Truth | None:
 
     Whether something has is asked now, and not of the plan: a result may have come, or gone.
     """
-    if not instance.serves or not is_idle(instance, run.readers[instance.step], run.paths):
+    if not instance.serves or not _is_idle(run, instance):
         return None
     return Truth(Standing(State.SKIPPED, message=IDLE))
+
+
+def _is_idle(run: Run, instance: Instance) -> bool:
+    return is_idle(instance, run.readers[instance.step], run.paths, run.stopped)
+
+
+def _of_server_in_job(
+    run: Run,
+    instance: Instance,
+    attempts: list[Attempt],
+    before: Mapping[str, int],
+    watch: Observer,
+) -> Truth:
+    """Return what is true of an instance whose server came up in a job: that it did, while the job
+    lives; and then, unless something that reads it is still to be made.
+    """
+    newest = attempts[-1]
+    done = Truth(_ended(newest, instance, ""), newest)
+    is_of_round = bool(of_round(run, instance, attempts, before))
+    if _is_idle(run, instance):
+        return done if is_of_round else Truth(Standing(State.SKIPPED, message=IDLE), newest)
+    life, _ = watch.job(run.paths, instance.key, newest)
+    if life is not Life.ENDED:
+        return done
+    readers = run.readers[instance.step]
+    if is_of_round and not any(is_to_be_made(run, r, before, watch) for r in readers):
+        return done
+    return Truth(Standing(State.PENDING, message="its server has gone with its job"), newest)
+
+
+def is_to_be_made(run: Run, instance: Instance, before: Mapping[str, int], watch: Observer) -> bool:
+    """Return whether another attempt at `instance`, a Slurm step, is to be made in this round."""
+    if instance.step in run.stopped:
+        return False
+    truth = fold(run, instance, before, watch)
+    again = awaiting_another_try(run, instance, before, truth)
+    return (again or truth.standing).state is State.PENDING
 
 
 def fold_all(run: Run, watch: Observer | None = None) -> dict[str, Standing]:

@@ -31,6 +31,15 @@ class Changes:
     """Nodes to stay away from."""
 
 
+def together(changes: Sequence[Changes]) -> Changes:
+    """Return what steps in one element need that ask for `changes`; each has its time by itself."""
+    return Changes(
+        max(change.mem_factor for change in changes),
+        changes[0].time_factor,
+        tuple(sorted({node for change in changes for node in change.exclude})),
+    )
+
+
 def in_round(attempts: Iterable[Attempt], before: int) -> list[Attempt]:
     """Return the attempts of the present round."""
     return [attempt for attempt in attempts if attempt.number > before]

@@ -11,11 +11,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from nexa_hpc.core import batches, records
 from nexa_hpc.core.atomic import sync_folder
 from nexa_hpc.core.batches import Batch, Member
+from nexa_hpc.core.endpoints import IDLE, is_idle, is_kept
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.leftovers import attempt_tag, end_leftovers
 from nexa_hpc.core.links import link_outputs
@@ -23,10 +25,11 @@ from nexa_hpc.core.ranks import RANKS_VARIABLE, Ranks
 from nexa_hpc.core.records import Attempt, read_attempts
 from nexa_hpc.core.runs import Run, is_asked, newest_run, open_run
 from nexa_hpc.core.sharing import require_own
-from nexa_hpc.core.standings import Processes, as_stopped, fold
+from nexa_hpc.core.standings import Processes, as_stopped, fold, is_to_be_made
 from nexa_hpc.core.states import Reason, State
 from nexa_hpc.element import stopping
 from nexa_hpc.element.child import TERMINATION, TIME_LIMIT, Signals, run_forked, run_started
+from nexa_hpc.element.serving import held, stay
 from nexa_hpc.element.stopping import Ending
 from nexa_hpc.errors import ArtifactError
 from nexa_hpc.schedulers import launching
@@ -80,6 +83,7 @@ class Element:
         self._run = run
         self._batch = batch
         self._index = index
+        self._members = batch.elements[index]
         self._watch = Processes(run.paths.state)
         self._before = run.attempts_before()
         self._ranks = Ranks.from_environment()
@@ -90,13 +94,44 @@ class Element:
         if not batches.is_answered_by(self._run.place, self._batch.token, job):
             print("another job does the work of this one, or it was given up before it started")
             return 0
+        server = self._server()
+        with held(self._run, server) if server is not None else nullcontext():
+            codes = self._codes(signals)
+            if server is not None and self._is_to_stay(server):
+                codes.add(stay(self._run, server, signals))
+        return next((code for code in (1, BLOCKED, *codes) if code in codes), 0)
+
+    def _codes(self, signals: Signals) -> set[int]:
+        """Make the attempts, and return the exit code of each."""
         codes = set()
-        for member in self._batch.elements[self._index]:
+        for member in self._members:
             code = self._run_member(member, signals)
             codes.add(code)
             if signals.got and code != 0:
                 break
-        return next((code for code in (1, BLOCKED, *codes) if code in codes), 0)
+        return codes
+
+    def _server(self) -> Instance | None:
+        """Return the member that serves, if one does; all others are there to read it."""
+        instances = (self._run.instances[member.step] for member in self._members)
+        return next((i for i in instances if i.serves), None) if not self._ranks.rank else None
+
+    def _is_idle(self, server: Instance) -> bool:
+        readers = self._run.readers[server.step]
+        return is_idle(server, readers, self._run.paths, self._run.stopped)
+
+    def _is_to_stay(self, server: Instance) -> bool:
+        """Return whether the element stays for a server that it has started, now that all that
+        reads it has ended: not if some of that is tried again.
+        """
+        attempts = read_attempts(self._run.paths.records(server.key))
+        if not is_kept(server) or not attempts or attempts[-1].state is not State.COMPLETED:
+            return False
+        is_own = attempts[-1].claim.get("batch") == self._batch.token
+        readers = self._run.readers[server.step]
+        return is_own and not any(
+            is_to_be_made(self._run, reader, self._before, self._watch) for reader in readers
+        )
 
     def _run_member(self, member: Member, signals: Signals) -> int:
         instance = self._run.instances[member.step]
@@ -116,6 +151,9 @@ class Element:
             self._end(instance, number, Ending(State.CANCELLED, None, why))
             print(f"step '{member.step}' is not started: {why}")
             return 1
+        if instance.serves and self._is_idle(instance):
+            self._end(instance, number, Ending(State.PENDING, None, f"given back: {IDLE}"))
+            return 0
         missing = self._missing(instance)
         if missing is not None:
             self._end(instance, number, Ending(State.PENDING, None, f"given back: {missing}"))
@@ -142,7 +180,7 @@ class Element:
     def _successor(self, member: Member, earlier: Attempt) -> int | None:
         """Close what an earlier incarnation of this job began, and return our own attempt."""
         folder = self._run.paths.records(member.key)
-        if not earlier.is_open:
+        if not earlier.is_open and not self._is_to_serve_again(member, earlier):
             return None
         message = f"requeued by Slurm, as attempt {earlier.number + 1}"
         records.end(
@@ -160,6 +198,15 @@ class Element:
         if not records.claim(folder, number, claim):
             return None
         return number if self._begin(member, number) else None
+
+    def _is_to_serve_again(self, member: Member, earlier: Attempt) -> bool:
+        """Return whether a server that had come up in a job, which was requeued, is to again."""
+        instance = self._run.instances[member.step]
+        began = (earlier.start or {}).get("restarts")
+        if not instance.serves or not earlier.state.succeeded or began == restarts():
+            return False
+        newest = (read_attempts(self._run.paths.records(m.key))[-1:] for m in self._members)
+        return is_kept(instance) or any(a.is_open for attempts in newest for a in attempts)
 
     def _begin(self, member: Member, number: int) -> bool:
         log = self._run.place.log(member.step, number)
@@ -246,7 +293,7 @@ class Element:
 
         Slurm can only end the element, and does so when nothing else is left in it.
         """
-        if instance.step == self._batch.elements[self._index][-1].step:
+        if instance.step == self._members[-1].step:
             return lambda: False
         return lambda: instance.step in self._run.stopped
 
@@ -267,7 +314,9 @@ class Element:
     def _start(self, instance: Instance, number: int, signals: Signals) -> int:
         """Make the attempt in a process of its own, and return its exit code."""
         log = self._run.place.log(instance.step, number)
-        if not launching.needs_process(instance):
+        # Where a server is held, a thread beats, and no process is to be forked.
+        is_alone = instance.step not in self._run.shared_elements
+        if is_alone and not launching.needs_process(instance):
             return run_forked(self._run, instance.step, number, log, signals, self._ranks)
         reference = f"{self._run.place.folder}#{instance.step}#{number}"
         command = launching.worker_command(reference, instance, self._run.paths)

@@ -30,6 +30,7 @@ from nexa_hpc.hydra_runs.options import Options
 from nexa_hpc.hydra_runs.places import NAME, Place
 from nexa_hpc.hydra_runs.points import Multirun, Point
 from nexa_hpc.hydra_runs.recording import compose, record, set_sweep_dir
+from nexa_hpc.observing import Silent
 from nexa_hpc.schedulers import refuse_unknown
 from nexa_hpc.schedulers.slurm.terms import Terms
 from nexa_hpc.slurm_terms import read_terms
@@ -200,16 +201,16 @@ def _collect(
     return found
 
 
-class _Log(driving.Silent):
+class _Log(Silent):
     """Tells of jobs in Hydra's log."""
 
     def handed_over(self, done: HandedOver) -> None:
-        """See `advance.Observer`."""
+        """See `Observer`."""
         for job, batch in done.sheets:
             log.info("submitted job %s (%d jobs)", job, batch.width)
 
     def settled(self, instance: Instance, standing: Standing) -> None:
-        """See `advance.Observer`."""
+        """See `Observer`."""
         if standing.state is not State.SKIPPED:
             log.info("#%s %s", instance.params["number"], standing.state.value)
 

@@ -13,6 +13,7 @@ is the server's.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,7 +25,15 @@ from nexa_hpc.core.endpoints import DRY_RUN, KEEP
 from nexa_hpc.core.environments import interpreter, path_of
 from nexa_hpc.core.handlers import StepView, Task
 from nexa_hpc.core.leases import Leases
-from nexa_hpc.core.servers import Condition, Handle, Servers, is_here, is_loopback, where
+from nexa_hpc.core.servers import (
+    EVERYWHERE,
+    Condition,
+    Handle,
+    Servers,
+    is_here,
+    is_loopback,
+    where,
+)
 from nexa_hpc.errors import StepError
 from nexa_hpc.runners import serving
 
@@ -112,6 +121,9 @@ def _server_problems(step: StepView, params: dict[str, Any]) -> Iterator[tuple[s
 def _asked(params: Mapping[str, Any], project: Path) -> dict[str, Any]:
     """Return what is asked of `serving`: all params but `keep`, and `python` wherever it is."""
     asked = {name: value for name, value in params.items() if name != KEEP}
+    if params.get(KEEP) and "SLURM_JOB_ID" in os.environ:
+        # It stays for others, who are on other machines.
+        asked.setdefault("host", EVERYWHERE)
     if "/" in str(asked.get("python")):
         asked["python"] = str(path_of(str(asked["python"]), project))
     return asked

@@ -57,7 +57,11 @@ class Sheet:
     @property
     def time_min(self) -> int:
         """The time that an element asks for."""
-        return max(sum(job.time_min for unit in units for job in unit) for units in self.units)
+        asked = max(sum(job.time_min for unit in units for job in unit) for units in self.units)
+        # Of many steps that share an element, those whose turn does not come are tried again.
+        limit_min = self.first.limit_min
+        is_shared = self.first.element is not None
+        return min(asked, limit_min) if is_shared and limit_min is not None else asked
 
     @property
     def first(self) -> Job:
@@ -213,7 +217,7 @@ def _whole(
 
 def _per_element(unit: Unit, limits: Limits) -> int:
     """Return how many units like `unit` one element runs, as far as its time allows."""
-    if any(job.parallel for job in unit):
+    if any(job.parallel or job.element is not None for job in unit):
         return 1
     limit_min = unit[0].limit_min
     if limit_min is None:

@@ -81,12 +81,19 @@ class Terms:
         known = [limit for limit in limits if limit is not None]
         return max(known) if len(known) == len(limits) else None
 
-    def job(self, instance: Instance, parents: Iterable[str], changes: Changes) -> units.Job:
-        """Return `instance` as `shapes` sees it."""
+    def job(
+        self,
+        instance: Instance,
+        parents: Iterable[str],
+        changes: Changes,
+        element: str | None = None,
+    ) -> units.Job:
+        """Return `instance` as `shapes` sees it; `element` is the step whose element it shares."""
         kind = (str(instance.resources), instance.light, bool(instance.env), changes)
         if kind not in self._asked:
             self._asked[kind] = self._job(instance, changes)
-        return replace(self._asked[kind], step=instance.step, parents=tuple(parents))
+        asked = self._asked[kind]
+        return replace(asked, step=instance.step, parents=tuple(parents), element=element)
 
     def _job(self, instance: Instance, changes: Changes) -> units.Job:
         resources = self.resources(instance.resources)

@@ -32,6 +32,8 @@ class Job:
     """Jobs of one throttle share its total."""
     limit_min: int | None = None
     """The longest time that its partition allows."""
+    element: Step | None = None
+    """The first of those that share its element, however the graph lies; itself, for that one."""
 
 
 Unit = tuple[Job, ...]
@@ -58,8 +60,9 @@ def fuse(jobs: Sequence[Job]) -> list[Unit]:
     """Return `jobs` with linear chains of equal requests put into one unit each, in graph order.
 
     A light job joins whatever it follows. Only a parent's only child joins it: others that wait for
-    the parent would wait for the whole element.
+    the parent would wait for the whole element. Those that share an `element` are one unit.
     """
+    heads = {job.step for job in jobs}
     children: dict[Step, int] = defaultdict(int)
     for job in jobs:
         for parent in set(job.parents):
@@ -67,6 +70,9 @@ def fuse(jobs: Sequence[Job]) -> list[Unit]:
     chains: dict[Step, list[Job]] = {}
     units: list[list[Job]] = []
     for job in jobs:
+        if job.element is not None and job.element != job.step and job.element in heads:
+            chains[job.element].append(job)
+            continue
         chain = chains.get(job.parents[0]) if len(set(job.parents)) == 1 else None
         joins = chain is not None and children[job.parents[0]] == 1
         if chain is not None and joins and _may_follow(chain, job):
@@ -79,7 +85,7 @@ def fuse(jobs: Sequence[Job]) -> list[Unit]:
 
 
 def _may_follow(chain: Sequence[Job], job: Job) -> bool:
-    if any(other.parallel for other in (*chain, job)):
+    if any(other.parallel or other.element is not None for other in (*chain, job)):
         return False
     if not job.light and job.request != chain[0].request:
         return False
