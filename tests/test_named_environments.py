@@ -292,6 +292,23 @@ def test_planning_says_what_an_environment_lacks_and_the_command_that_mends_it(
     assert "a container brings its own Python" in told
 
 
+def test_planning_asks_the_python_of_a_named_environment(envs: Path, project: Path) -> None:
+    (project / "m").mkdir()
+    (site,) = (envs / "small").glob("lib/python3*/site-packages")
+    for requirement in extras.requirements_of(["axolotl"]):
+        version = requirement.partition("==")[2] or "99"
+        (site / f"{extras.parts(requirement)[0]}-{version}.dist-info").mkdir()
+    params = {"datasets": [{"type": "completion"}]}
+    step = {"uses": "runners.train", "backend": "axolotl", "params": params}
+    inputs = {"model": "m", "dataset": "m"}
+    told = problems(project, **step, **{"in": inputs}, env={"name": "small"})
+    assert "axolotl is not installed in the step's environment" in told
+    behind = plan(
+        project, {"id": "s", **step, "in": inputs, "env": {"name": "small", "setup": [":"]}}
+    )
+    assert any("checked where it runs" in warning for warning in behind.warnings)
+
+
 def test_a_venv_that_others_made_is_warned_of_when_it_lacks_what_the_step_needs(
     envs: Path, project: Path
 ) -> None:

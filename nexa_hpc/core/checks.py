@@ -192,7 +192,7 @@ def _check_step(
     if handler.effect and step.outputs:
         message = f"{step.uses} changes something elsewhere and has no files to put there"
         drafts.problems.append(request.problem(step, "out", message))
-    view = drafts.views[step.id] = _view(step, request.paths.root)
+    view = drafts.views[step.id] = _view(step, request.paths)
     known = len(drafts.problems)
     try:
         for key, message in handler.validate(view):
@@ -206,7 +206,8 @@ def _check_step(
     _check_scheduler(request, drafts, step)
 
 
-def _view(step: specification.Step, project: Path) -> StepView:
+def _view(step: specification.Step, paths: ProjectPaths) -> StepView:
+    env = {} if step.env is NO_ENV else step.env.model_dump(exclude_defaults=True)
     return StepView(
         id=step.id,
         uses=step.uses,
@@ -220,8 +221,9 @@ def _view(step: specification.Step, project: Path) -> StepView:
             if step.resources is NO_RESOURCES
             else step.resources.model_dump(exclude_defaults=True)
         ),
-        project=project,
-        env={} if step.env is NO_ENV else step.env.model_dump(exclude_defaults=True),
+        project=paths.root,
+        env=env,
+        python=named_environments.interpreter_of(env, paths.envs, paths.root) if env else None,
     )
 
 

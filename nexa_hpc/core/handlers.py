@@ -91,6 +91,9 @@ class StepView(NamedTuple):
     project: Path
     env: Mapping[str, Any] = NOTHING
     """`env` as declared; its `secrets` alone when the step is checked once more where it runs."""
+    python: Path | None = None
+    """The interpreter of its environment, where `env` names one as it stands; it need not be here.
+    """
 
     @property
     def is_elsewhere(self) -> bool:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nexa_hpc.core.environments import interpreter
 from nexa_hpc.core.extras import STANDS_FOR, needed_by, normalized, parts, requirements_of
 from nexa_hpc.core.reading import list_names, read_json_or_none
 from nexa_hpc.errors import NexaError, UnknownNameError, nearest
@@ -101,6 +102,20 @@ def find_environment(envs: Path, name: str) -> NamedEnvironment:
     raise UnknownNameError(
         f"the environment '{name}' {state}{offered}", hint=create_command(name, ["…"])
     )
+
+
+def interpreter_of(env: Mapping[str, Any], envs: Path, root: Path) -> Path | None:
+    """Return the interpreter of what `env` declares, where that can be started as it stands: not
+    one in a container, or behind modules and lines of shell.
+    """
+    if any(env.get(name) for name in ("modules", "setup", "container")):
+        return None
+    if not env.get("name"):
+        return interpreter(env, root)
+    try:
+        return find_environment(envs, env["name"]).python
+    except UnknownNameError:
+        return None
 
 
 def names(envs: Path) -> list[str]:

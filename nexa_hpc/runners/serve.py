@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from nexa_hpc.backends.hf import checks
 from nexa_hpc.core.endpoints import DRY_RUN, KEEP
-from nexa_hpc.core.environments import interpreter, path_of
+from nexa_hpc.core.environments import path_of
 from nexa_hpc.core.handlers import StepView, Task
 from nexa_hpc.core.leases import Leases
 from nexa_hpc.core.servers import (
@@ -111,10 +111,9 @@ handler = Serve()
 def _server_problems(step: StepView, params: dict[str, Any]) -> Iterator[tuple[str, str]]:
     backend = step.backend or DEFAULT_BACKEND
     if step.is_elsewhere and "python" not in params:
-        program = interpreter(step.env, step.project)
-        if program is None and backend == "vllm":
+        if step.python is None and backend == "vllm":
             return  # Which release it has is known where it starts, and asked there.
-        params = {**params, "python": str(program or sys.executable)}
+        params = {**params, "python": str(step.python or sys.executable)}
     yield from serving.problems(backend, params)
 
 

@@ -23,7 +23,6 @@ from typing import Any
 from nexa_hpc.backends.axolotl import checkpoints, configuring, output, publishing, schema, settings
 from nexa_hpc.backends.axolotl.configuring import Prepared
 from nexa_hpc.backends.hf import checks, sources
-from nexa_hpc.core import environments
 from nexa_hpc.core.handlers import StepView, Task
 from nexa_hpc.errors import SpecError, StepError, nearest
 from nexa_hpc.runners import axolotl_process, launchers
@@ -243,7 +242,4 @@ def _interpreter(step: StepView) -> Path | None:
     """Return the Python of the step's environment, where it can be started here as it is."""
     if not step.is_elsewhere:
         return Path(sys.executable)
-    if any(step.env.get(name) for name in ("modules", "setup", "container")):
-        return None
-    found = environments.interpreter(step.env, step.project)
-    return found if found is not None and found.is_file() else None
+    return step.python if step.python is not None and step.python.is_file() else None
