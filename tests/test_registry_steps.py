@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from nexa_hpc import Pipeline
 from nexa_hpc.core.handlers import StepView, Task, find_handler
 from nexa_hpc.core.publishing import create_artifact
 from nexa_hpc.core.registry import Registry
-from nexa_hpc.errors import ArtifactError, RegistryError, UnknownNameError
+from nexa_hpc.errors import ArtifactError, RegistryError, SpecError, UnknownNameError
 
 REGISTER = "core.registry.register"
 PROMOTE = "core.registry.promote"
@@ -288,6 +289,39 @@ def test_registered_needs_exactly_one_nearest_register_step(task, model: Path, n
         run(step)
     assert all(name in str(caught.value) for name in names)
     assert "after" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        (["made"], "needs one step above that registers m; there are 0"),
+        (["one", "two"], "there are 2 as near: one, two"),
+        (["one"], None),
+    ],
+)
+def test_which_step_registers_what_is_promoted_is_known_at_planning(
+    project: Path, after: list[str], words: str | None
+) -> None:
+    def step(id_: str, uses: str, after: list[str], **params: Any) -> dict[str, Any]:
+        return {"id": id_, "uses": uses, "after": after, "params": params}
+
+    promoted = {"name": "m", "version": "registered", "tag": "t"}
+    steps = [
+        step("made", "runners.command", [], command="true"),
+        step("one", REGISTER, [], name="m", uri="made"),
+        step("two", REGISTER, ["made"], name="m", uri="made", meta="made/meta.json"),
+        step("promote", PROMOTE, after, **promoted),
+    ]
+    file = project / "p.yaml"
+    file.write_text(json.dumps({"pipeline": {"name": "p", "steps": steps}}))
+    pipeline = Pipeline.from_yaml(file, project=project)
+    if words is None:
+        assert pipeline.plan().instances["promote"].action == "RUN"
+        return
+    with pytest.raises(SpecError) as found:
+        pipeline.plan()
+    assert words in str(found.value) and "params.version" in str(found.value)
+    assert not (project / ".nexa_state").exists()
 
 
 def test_registered_says_so_when_its_version_was_deleted(

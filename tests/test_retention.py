@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from nexa_hpc.core.paths import ProjectPaths
 from nexa_hpc.core.registry import Registry
 from nexa_hpc.core.retention import UNKNOWN, Keeper, days
 from nexa_hpc.core.runs import begin_round
+from nexa_hpc.core.servers import Handle, Servers
 from nexa_hpc.core.settings import Retention
 from nexa_hpc.core.states import State
 from nexa_hpc.core.store import stored, thrown_away, unfinished
@@ -71,6 +73,19 @@ def test_a_registered_version_is_kept_until_it_is_deleted(old: ProjectPaths) -> 
     registry.delete("m", 1)
     assert kept(old)["a1"] == "m version 2 is registered"
     registry.delete("m", version.number)
+    assert kept(old)["a1"] is None
+
+
+def test_what_a_server_serves_is_kept_until_it_has_ended(old: ProjectPaths) -> None:
+    servers = Servers(old.servers)
+    handle = Handle(
+        name="chat", tag="chat-1", backend="vllm", model="m", served_as="m", host="127.0.0.1",
+        port=0, argv=("/bin/vllm", "serve", str(old.artifact(A))), variables={},
+        token_variable="", created_at=0.0, deadline_s=60.0, scheduler="slurm",
+    )  # fmt: skip
+    servers.create(handle, None)
+    assert kept(old)["a1"] == "server 'chat' serves it"
+    servers.update(replace(handle, ended="STOPPED"))
     assert kept(old)["a1"] is None
 
 

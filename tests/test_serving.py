@@ -110,7 +110,7 @@ def test_a_server_for_other_machines_has_a_token_unless_nobody_else_reaches_it(
     model = write_model(tmp_path / "m")
 
     def variable(**params: Any) -> str:
-        return serving.make_handle("a", model, "m", "hf_runtime", params).token_variable
+        return serving.make_handle("a", model, "m", "hf_runtime", params, tmp_path).token_variable
 
     assert variable(host="0.0.0.0") and variable(token=True)
     assert not variable()
@@ -151,6 +151,30 @@ def test_vllm_is_started_as_its_distribution_wants(
     wrong = run_cli(*asked, "-O", "max_modl_len=1", expect=2).stderr
     assert "did you mean 'max_model_len'" in wrong
     assert "a token is made" in run_cli(*asked, "-O", "api_key=x", expect=2).stderr
+
+
+def write_adapter(folder: Path, base: str, **said: Any) -> Path:
+    """Write a folder that looks like a LoRA adapter on `base`, a path in the project."""
+    write_model(folder)
+    (folder / "config.json").rename(folder / "adapter_config.json")
+    (folder / "adapter_config.json").write_text(json.dumps({"r": 12, **said}))
+    (folder / "base_model.json").write_text(
+        json.dumps({"model": base, "revision": None, "sha256": None})
+    )
+    return folder
+
+
+def test_vllm_serves_an_adapter_on_its_base(project: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    write_model(project / "base")
+    write_adapter(project / "tuned", "base")
+    python = FakeVllm(tmp_path / "env", "vllm").python
+    asked = ["serve", "start", "tuned", "--dry-run", "--backend", "vllm", "--python", python]
+    told = run_cli(*asked).stdout
+    assert f"/vllm serve {project}/base --served-model-name tuned-base" in told
+    assert f"--lora-modules tuned={project}/tuned --max-lora-rank 16" in told
+    (project / "base/model.safetensors").write_bytes(b"half")
+    wrong = run_cli(*asked, expect=2).stderr
+    assert "tuned: its base base: half-written: model.safetensors has no whole header" in wrong
 
 
 def test_a_job_asks_for_as_many_gpus_as_the_model_is_spread_over(
@@ -368,6 +392,40 @@ def test_the_token_is_its_owners_alone_and_in_no_command_line(site: Site, url: s
     shown = [Path(f"/proc/{pid}/cmdline").read_text() for pid in processes_of("shared")]
     assert shown and not any(token in text for text in shown)
     assert token not in site.serve("logs", "shared").stdout
+
+
+@pytest.mark.slow
+def test_an_adapter_is_served_on_the_base_that_its_project_has(site: Site) -> None:
+    peft = pytest.importorskip("peft", reason="needs the extra [hf]")
+    import httpx
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(2)
+    base = AutoModelForCausalLM.from_pretrained(site.root / "tiny")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    tuned = peft.get_peft_model(base, config)
+    tuned.save_pretrained(site.root / "tuned")
+    base.config.save_pretrained(site.root / "tuned")
+    AutoTokenizer.from_pretrained(site.root / "tiny").save_pretrained(site.root / "tuned")
+    said = {"model": "tiny", "revision": None, "sha256": None}
+    (site.root / "tuned/base_model.json").write_text(json.dumps(said))
+    url = site.serve("start", "tuned", "-O", "threads=1").stdout.strip()
+    asked = {
+        "model": "tuned",
+        "prompt": "the film is",
+        "echo": True,
+        "max_tokens": 0,
+        "logprobs": 0,
+    }
+    answer = httpx.post(f"{url}/v1/completions", json={**asked, "logprobs": 0}, timeout=60).json()
+    told = answer["choices"][0]["logprobs"]["token_logprobs"][1:]
+    ids = AutoTokenizer.from_pretrained(site.root / "tiny")("the film is", return_tensors="pt")
+    with torch.no_grad():
+        scores = tuned.eval()(**ids).logits.log_softmax(-1)[0, :-1]
+    expected = scores.gather(1, ids["input_ids"][0, 1:, None])[:, 0].tolist()
+    assert told == pytest.approx(expected, abs=1e-4)
+    site.serve("stop", "tuned")
 
 
 @pytest.mark.slow

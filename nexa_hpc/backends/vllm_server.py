@@ -33,6 +33,8 @@ _CLASSES = (
     ("entrypoints/openai/cli_args.py", "FrontendArgs"),
 )
 """Where releases keep the names of their options."""
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What `max_lora_rank` may be (vllm/config/lora.py)."""
 _ASK = """
 import importlib.metadata as m, importlib.util, json
 spec = importlib.util.find_spec("vllm")
@@ -76,6 +78,17 @@ def command(
     for name, value in sorted(options.items()):
         argv += _option(name.replace("_", "-"), value)
     return argv
+
+
+def adapter_options(name: str, folder: Path, rank: int) -> dict[str, Any]:
+    """Return the options under which a base answers as `name` with the LoRA adapter in `folder`."""
+    own_tokenizer = {"tokenizer": str(folder)} if (folder / "tokenizer.json").is_file() else {}
+    return {
+        "enable_lora": True,
+        "lora_modules": [f"{name}={folder}"],
+        "max_lora_rank": next((most for most in _LORA_RANKS if most >= rank), rank),
+        **own_tokenizer,
+    }
 
 
 def _option(name: str, value: Any) -> list[str]:

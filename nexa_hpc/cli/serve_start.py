@@ -96,7 +96,13 @@ def start(
     _refuse(serving.problems(backend, {**params, "name": called}))
     script = _Script(session, asked, params) if scheduler == SLURM else None
     handle = serving.make_handle(
-        called, _model(session, model), model, backend, params, scheduler=scheduler
+        called,
+        _model(session, model),
+        model,
+        backend,
+        params,
+        session.paths.root,
+        scheduler=scheduler,
     )
     if dry_run:
         command = shlex.join(handle.command(handle.port))

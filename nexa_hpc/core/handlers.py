@@ -189,6 +189,7 @@ class Handler:
         self.kind = str(getattr(target, "kind", "artifact"))
         self.light = bool(getattr(target, "light", False))
         self.once = bool(getattr(target, "once", False))
+        self.looks_above = hasattr(target, "above_problem")
         self.serves = bool(getattr(target, "serves", False))
         self.keyless: tuple[str, ...] = tuple(getattr(target, "keyless", ()))
         self.input_params: Mapping[str, str] = getattr(target, "input_params", {})
@@ -235,6 +236,17 @@ class Handler:
         """Return the key among the params, and the step that it says the metrics of are read."""
         metric_of = getattr(self.target, "metric_of", None)
         found: tuple[str, str] | None = None if metric_of is None else metric_of(step)
+        return found
+
+    def above_problem(
+        self, params: Mapping[str, Any], above: Mapping[str, Mapping[str, Any]]
+    ) -> tuple[str, str] | None:
+        """Return (key, message) for what is wrong with the steps above, as `Task.upstream` has
+        them but without what is not known before they have run; None where nothing is.
+        """
+        found: tuple[str, str] | None = None
+        if self.looks_above:
+            found = self.target.above_problem(params, above)
         return found
 
     def holds(self, task: Task) -> str | None:

@@ -9,7 +9,7 @@ are planned together. Called by `pipeline` (which records the plan) and by `plan
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -24,6 +24,7 @@ from nexa_hpc.core.keying import Keying
 from nexa_hpc.core.names import named, unvaried
 from nexa_hpc.core.nodes import Node, nodes_of
 from nexa_hpc.core.points import Point
+from nexa_hpc.core.tasks import steps_above
 from nexa_hpc.errors import Problem, SpecError, UnsupportedError
 
 
@@ -66,7 +67,9 @@ def make_plan(request: PlanRequest) -> Plan:
     keyed = keying.instances(found.nodes)
     _raise_problems(keying.problems, ())
     handlers = {node.step.id: node.handler for node in found.nodes}
-    instances = _decided(request, named(keyed, request.points), handlers)
+    whole = named(keyed, request.points)
+    _raise_problems(list(_problems_above(found.nodes, whole)), ())
+    instances = _decided(request, whole, handlers)
     warnings = [*found.warnings, *keying.warnings, *unvaried(instances, request.points)]
     warnings += _not_fetched(request, found.nodes, instances)
     return Plan(
@@ -83,6 +86,19 @@ def _raise_problems(problems: Sequence[Problem], unsupported: Sequence[Problem])
         raise SpecError([*problems, *unsupported])
     if unsupported:
         raise UnsupportedError("\n".join(str(problem) for problem in unsupported))
+
+
+def _problems_above(nodes: Sequence[Node], instances: Mapping[str, Instance]) -> Iterator[Problem]:
+    """Yield what is wrong with the steps above others."""
+    by_step = {node.step.id: node for node in nodes if node.handler.looks_above}
+    for instance in instances.values() if by_step else ():
+        node = by_step.get(instance.step_id)
+        if node is None:
+            continue
+        above = steps_above(instance, instances)
+        problem = node.handler.above_problem(instance.params, above)
+        if problem is not None:
+            yield node.request.problem(node.step, *problem)
 
 
 def _decided(

@@ -5,6 +5,7 @@ A step key, and with it all its outputs, is kept while
 - the newest run of a pipeline asks for it, or a run that was begun or resumed within `runs_days`,
   is being driven, is about to begin, or has an attempt that has not ended;
 - an attempt at it has not ended;
+- a server that has not ended serves it;
 - an `out` link of a recorded run points at it, and either was made within `artifacts_days`;
 - no run and no record of this project names it, for then it may be another project's.
 What a run asks for are the keys of its steps and the artifacts that their inputs are paths to.
@@ -26,6 +27,7 @@ from nexa_hpc.core.reading import list_names
 from nexa_hpc.core.records import Attempt, unended_attempts
 from nexa_hpc.core.registry import Registry
 from nexa_hpc.core.runs import Run, run_ids
+from nexa_hpc.core.servers import Servers
 from nexa_hpc.core.settings import Retention
 from nexa_hpc.core.store import Stored, changed_at, key_of, size_of, stored
 from nexa_hpc.errors import StateError
@@ -93,6 +95,7 @@ class Keeper:
                 self._keep(self._keys_at([version.path]), f"{version} is registered")
         for pipeline in self._paths.pipelines():
             self._look_at_pipeline(pipeline)
+        self._look_at_servers()
 
     def is_live(self, key: str) -> bool:
         """Return whether an attempt at `key` has not ended; reads its records anew."""
@@ -115,6 +118,15 @@ class Keeper:
                     key = key_of(parts[1]) if len(parts) > 1 else None
                     if key is not None:
                         yield key
+
+    def _look_at_servers(self) -> None:
+        # A job that waits, or is requeued, reads its model when it starts.
+        servers = Servers(self._paths.servers)
+        for name in servers.names():
+            handle = servers.find(name)
+            if handle is not None and servers.condition(handle)[0].lives:
+                served = (Path(part) for part in handle.argv if part.startswith("/"))
+                self._keep(self._keys_at(served), f"server '{name}' serves it")
 
     def _look_at_attempts(self) -> None:
         for folder in sharded(self._paths.all_records):

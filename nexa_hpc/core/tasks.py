@@ -94,21 +94,27 @@ def step_path(handed: Mapping[str, Any], instances: Instances, paths: ProjectPat
 def _upstream(
     instance: Instance, instances: Instances, paths: ProjectPaths
 ) -> dict[str, Mapping[str, Any]]:
-    found: dict[str, Mapping[str, Any]] = {}
+    return {
+        step: {
+            **told,
+            "inputs": input_paths(instances[step], instances, paths),
+            "key": instances[step].key,
+            "step": instances[step].step_id,
+            "results": instances[step].artifact_paths(paths),
+        }
+        for step, told in steps_above(instance, instances).items()
+    }
+
+
+def steps_above(instance: Instance, instances: Instances) -> dict[str, dict[str, Any]]:
+    """Return every step above `instance` -> its "uses", "params" and "distance", nearest first."""
+    found: dict[str, dict[str, Any]] = {}
     waiting = deque((parent, 1) for parent in instance.parents)
     while waiting:
         step, distance = waiting.popleft()
         if step in found:
             continue
         above = instances[step]
-        found[step] = {
-            "uses": above.uses,
-            "params": above.params,
-            "inputs": input_paths(above, instances, paths),
-            "key": above.key,
-            "step": above.step_id,
-            "distance": distance,
-            "results": above.artifact_paths(paths),
-        }
+        found[step] = {"uses": above.uses, "params": above.params, "distance": distance}
         waiting.extend((parent, distance + 1) for parent in above.parents)
     return found

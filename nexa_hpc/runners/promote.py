@@ -11,6 +11,7 @@ tag stays where it is. It is an effect: skipped while the tag points there. Stan
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from nexa_hpc.core.handlers import StepView, Task
 from nexa_hpc.core.registry_entries import Version
@@ -43,6 +44,18 @@ class Promote:
         require = step.params.get("require")
         named = requirement.named_step(require) if isinstance(require, Mapping) else None
         return None if named is None else ("params.require.metric", named)
+
+    def above_problem(
+        self, params: Mapping[str, Any], above: Mapping[str, Mapping[str, Any]]
+    ) -> tuple[str, str] | None:
+        """Say what is wrong with the steps that register what is to be promoted."""
+        if params["version"] != REGISTERED:
+            return None
+        try:
+            _register_step(params["name"], above)
+        except RegistryError as error:
+            return "params.version", f"{error} ({error.hint})"
+        return None
 
     def holds(self, task: Task) -> str | None:
         """Say that the tag points there already, and at what it should."""
@@ -109,19 +122,8 @@ def _version_to_promote(task: Task) -> Version:
 def _registered(task: Task) -> Version:
     """Return the version of the nearest register step of this model above `task`."""
     name = task.params["name"]
-    above = {
-        step: found["distance"]
-        for step, found in task.upstream.items()
-        if found["uses"] == register.USES and found["params"].get("name") == name
-    }
-    steps = [step for step in above if above[step] == min(above.values())]
-    if len(steps) != 1:
-        raise RegistryError(
-            f"version: {REGISTERED} needs one step above that registers {name}; there are "
-            f"{len(steps)}" + (f" as near: {', '.join(sorted(steps))}" if steps else ""),
-            hint="say the version's number or latest, or name the register step in `after`",
-        )
-    inputs = task.upstream[steps[0]]["inputs"]
+    step = _register_step(name, task.upstream)
+    inputs = task.upstream[step]["inputs"]
     registry, artifact = register.registry_of(task), register.artifact_of(inputs)
     # Versions may differ in their meta alone. A meta file changed since is no reason to find none.
     found = registry.find_version(
@@ -129,7 +131,27 @@ def _registered(task: Task) -> Version:
     ) or registry.find_version(name, artifact.hash)
     if found is None:
         raise RegistryError(
-            f"the version of {name} that step '{steps[0]}' registers is not there; was it deleted?",
-            hint=f"run 'nexa-hpc models show {name}', or rerun --from {steps[0]}",
+            f"the version of {name} that step '{step}' registers is not there; was it deleted?",
+            hint=f"run 'nexa-hpc models show {name}', or rerun --from {step}",
         )
     return found
+
+
+def _register_step(name: str, above: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the nearest of the steps `above` that registers the model `name`.
+
+    Raises RegistryError where there is none, or several are as near.
+    """
+    near = {
+        step: found["distance"]
+        for step, found in above.items()
+        if found["uses"] == register.USES and found["params"].get("name") == name
+    }
+    steps = [step for step in near if near[step] == min(near.values())]
+    if len(steps) != 1:
+        raise RegistryError(
+            f"version: {REGISTERED} needs one step above that registers {name}; there are "
+            f"{len(steps)}" + (f" as near: {', '.join(sorted(steps))}" if steps else ""),
+            hint="say the version's number or latest, or name the register step in `after`",
+        )
+    return steps[0]

@@ -160,6 +160,7 @@ def _handle(task: Task) -> Handle:
         str(params.get("model") or params["served_model_name"]),
         task.backend or DEFAULT_BACKEND,
         params,
+        task.project,
         leased=not task.params.get(KEEP),
     )
 

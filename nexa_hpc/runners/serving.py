@@ -10,13 +10,14 @@ import secrets
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nexa_hpc.backends import model_files, vllm_server
-from nexa_hpc.backends.hf import checks
+from nexa_hpc.backends.hf import adapters, checks
+from nexa_hpc.backends.hf.sources import Source
 from nexa_hpc.backends.hf_runtime import options as hf_runtime
 from nexa_hpc.core import atomic
 from nexa_hpc.core.leftovers import untagged
@@ -79,26 +80,21 @@ def problems(backend: str | None, params: Mapping[str, Any]) -> Iterator[tuple[s
 
 
 def make_handle(
-    name: str, model: Path, title: str, backend: str, params: Mapping[str, Any], **more: Any
+    name: str,
+    model: Path,
+    title: str,
+    backend: str,
+    params: Mapping[str, Any],
+    project: Path,
+    **more: Any,
 ) -> Handle:
     """Return the handle of a server that has not been started.
 
     Raises UserError where the model cannot be served, or not without more trust.
     """
-    allowed = [allowance for allowance in _ALLOWANCES if params.get(allowance)]
-    wrong = list(model_files.problems(model, allowed))
-    if wrong:
-        raise UserError("\n".join(f"{title}: {problem}" for problem in wrong))
     host = str(params.get("host", LOOPBACK))
     served_as = str(params.get("served_model_name") or model_name(title))
-    options = {n: v for n, v in params.items() if n not in OWN_PARAMS}
-    python = str(params.get("python", ""))
-    if backend == "vllm":
-        trusted = {"trust_remote_code": True} if "trust_remote_code" in allowed else {}
-        parallel = int(params.get("tensor_parallel", 1))
-        argv = vllm_server.command(str(model), served_as, {**options, **trusted}, parallel, python)
-    else:
-        argv = hf_runtime.command(str(model), served_as, options, allowed, python)
+    argv = _command(_Model(model, title, project), served_as, backend, params)
     library = vllm_server if backend == "vllm" else hf_runtime
     wants_token = bool(params.get("token", not is_loopback(host)))
     return Handle(
@@ -116,6 +112,54 @@ def make_handle(
         deadline_s=float(params.get("start_timeout_s", _DEADLINE_S)),
         **more,
     )
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What is to be served."""
+
+    folder: Path
+    title: str
+    project: Path
+
+    def base(self, allowed: Sequence[str]) -> Source | None:
+        """Return what it belongs on where it is an adapter, else None.
+
+        Raises UserError where it, or its base, is not whole or asks for more trust.
+        """
+        self._refuse(model_files.problems(self.folder, allowed))
+        if not adapters.is_adapter(self.folder):
+            return None
+        base = adapters.base_of(self.folder, self.project).source
+        if base.path is not None:
+            told = model_files.problems(base.path, allowed)
+            self._refuse(f"its base {base.title}: {problem}" for problem in told)
+        return base
+
+    def _refuse(self, problems: Iterable[str]) -> None:
+        wrong = [f"{self.title}: {problem}" for problem in problems]
+        if wrong:
+            raise UserError("\n".join(wrong))
+
+
+def _command(model: _Model, served_as: str, backend: str, params: Mapping[str, Any]) -> list[str]:
+    """Return the argv of a server, as `Handle.argv` has it."""
+    allowed = [allowance for allowance in _ALLOWANCES if params.get(allowance)]
+    base = model.base(allowed)
+    options = {n: v for n, v in params.items() if n not in OWN_PARAMS}
+    python = str(params.get("python", ""))
+    if backend != "vllm":
+        return hf_runtime.command(
+            str(model.folder), served_as, model.project, options, allowed, python
+        )
+    parallel = int(params.get("tensor_parallel", 1))
+    if "trust_remote_code" in allowed:
+        options["trust_remote_code"] = True
+    if base is None:
+        return vllm_server.command(str(model.folder), served_as, options, parallel, python)
+    rank = adapters.rank_of(model.folder)
+    options = {**vllm_server.adapter_options(served_as, model.folder, rank), **options}
+    return vllm_server.command(base.where, f"{served_as}-base", options, parallel, python)
 
 
 def model_name(title: str) -> str:

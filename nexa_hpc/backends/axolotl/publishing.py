@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,14 +15,13 @@ from typing import Any
 
 from nexa_hpc.backends.axolotl import checkpoints
 from nexa_hpc.backends.axolotl.configuring import Prepared, as_yaml
-from nexa_hpc.backends.hf.sources import Source, find_source
+from nexa_hpc.backends.hf import adapters
+from nexa_hpc.backends.hf.sources import find_source
 from nexa_hpc.core.artifacts import META, sha256_file
 from nexa_hpc.core.handlers import Task
-from nexa_hpc.core.inputs import PACKAGE_PREFIX
 from nexa_hpc.core.reading import read_json
 from nexa_hpc.errors import StepError
 
-_ADAPTER_CONFIG = "adapter_config.json"
 _WEIGHTS = "model.safetensors"
 _SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model")
 _LEFT_OUT = (
@@ -48,7 +46,7 @@ def publish(task: Task, prepared: Prepared, weights: Path, printed: History) -> 
     _copy(weights, out)
     if not list(out.glob("*.safetensors")):
         raise StepError("axolotl left no weights in safetensors")
-    if (out / _ADAPTER_CONFIG).is_file():
+    if adapters.is_adapter(out):
         _name_base(task, prepared, out)
     _write(out / "training.json", _summary(task, prepared))
     _write(out / "metrics.json", metrics)
@@ -126,19 +124,13 @@ def _name_base(task: Task, prepared: Prepared, out: Path) -> None:
     """Say which base an adapter belongs on, as evaluation reads it, and no path of this machine."""
     model = prepared.model
     declared = next((task.params[n] for n in ("model", "base_model") if n in task.params), None)
-    named = _base_name(model, declared, task.project)
+    named = adapters.base_name(model, declared, task.project)
     weights = model.path / _WEIGHTS if model.path is not None else None
     sha256 = sha256_file(weights) if weights is not None and weights.is_file() else None
     base = {"model": named, "revision": model.revision, "sha256": sha256}
-    _write(out / "base_model.json", base)
-    adapter = {**read_json(out / _ADAPTER_CONFIG), "base_model_name_or_path": named}
-    _write(out / _ADAPTER_CONFIG, adapter)
-
-
-def _base_name(model: Source, declared: Any, project: Path) -> str:
-    if model.path is None or (isinstance(declared, str) and declared.startswith(PACKAGE_PREFIX)):
-        return str(declared or model.hub_name)
-    return os.path.relpath(model.path, project)
+    _write(out / adapters.BASE_MODEL, base)
+    adapter = {**read_json(out / adapters.ADAPTER_CONFIG), "base_model_name_or_path": named}
+    _write(out / adapters.ADAPTER_CONFIG, adapter)
 
 
 def _shown(task: Task, prepared: Prepared) -> dict[str, Any]:

@@ -7,7 +7,6 @@ which SHA-256 the base's weights have, so that it is never put on another base.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,12 @@ from typing import Any
 import torch
 import transformers
 
+from nexa_hpc.backends.hf import adapters
 from nexa_hpc.backends.hf.sources import Source
 from nexa_hpc.core.artifacts import sha256_file
-from nexa_hpc.core.inputs import PACKAGE_PREFIX, package_path
-from nexa_hpc.core.reading import read_json, read_json_or_none
 from nexa_hpc.errors import StepError
 
-BASE_MODEL = "base_model.json"
 WEIGHTS = "model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
 
 CLASSIFICATION = "text_classification"
 CAUSAL_LM = "causal_lm"
@@ -134,12 +130,7 @@ def add_lora(model: Any, task: str, lora: Mapping[str, Any]) -> Any:
 
 def base_reference(source: Source, project: Path, declared: Any) -> dict[str, Any]:
     """Return what `base_model.json` says about the base at `source`."""
-    if source.path is None:
-        model = source.hub_name
-    elif isinstance(declared, str) and declared.startswith(PACKAGE_PREFIX):
-        model = declared
-    else:
-        model = os.path.relpath(source.path, project)
+    model = adapters.base_name(source, declared, project)
     return {"model": model, "revision": source.revision, "sha256": weights_sha256(source)}
 
 
@@ -153,7 +144,7 @@ def open_checkpoint(
     config = _load(transformers.AutoConfig, source, trust)
     task = task or _task_of(config)
     tokenizer = load_tokenizer(source, trust)
-    if source.path is not None and (source.path / ADAPTER_CONFIG).is_file():
+    if source.path is not None and adapters.is_adapter(source.path):
         return _open_adapter(source.path, config, task, trust, project), tokenizer, task
     return load_model(source, task, trust), tokenizer, task
 
@@ -173,21 +164,8 @@ def _task_of(config: Any) -> str:
 def _open_adapter(folder: Path, config: Any, task: str, trust: Trust, project: Path) -> Any:
     import peft
 
-    said = read_json_or_none(folder / BASE_MODEL)
-    if said is None:
-        adapter = read_json(folder / ADAPTER_CONFIG)
-        said = {"model": adapter["base_model_name_or_path"], "revision": None, "sha256": None}
-    base = _base_source(said, project)
-    if said["sha256"] is not None:
-        check_weights(base, said["sha256"])
-    return peft.PeftModel.from_pretrained(load_model(base, task, trust, config=config), str(folder))
-
-
-def _base_source(said: Mapping[str, Any], project: Path) -> Source:
-    name = str(said["model"])
-    if name.startswith(PACKAGE_PREFIX):
-        return Source(package_path(name), None, None, name)
-    path = project / name
-    if path.exists():
-        return Source(path, None, None, name)
-    return Source(None, name, said["revision"], name)
+    base = adapters.base_of(folder, project)
+    if base.sha256 is not None:
+        check_weights(base.source, base.sha256)
+    whole = load_model(base.source, task, trust, config=config)
+    return peft.PeftModel.from_pretrained(whole, str(folder))

@@ -14,6 +14,7 @@ from typing import Any
 import transformers
 
 from nexa_hpc.backends.hf import (
+    adapters,
     arguments,
     callbacks,
     card,
@@ -149,10 +150,10 @@ def _describe(
     out_dir = task.out_dir
     trainer.state.best_model_checkpoint = None  # A path of this machine, soon removed.
     trainer.state.save_to_json(str(out_dir / "trainer_state.json"))
-    if (out_dir / models.ADAPTER_CONFIG).is_file():
+    if adapters.is_adapter(out_dir):
         recipe.model.config.save_pretrained(str(out_dir))
         declared = settings.get("model")
-        _write(out_dir / models.BASE_MODEL, models.base_reference(model, task.project, declared))
+        _write(out_dir / adapters.BASE_MODEL, models.base_reference(model, task.project, declared))
     summary = {
         "task": recipe.task,
         "model": model.title,

@@ -36,7 +36,7 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hf_runtime", allow_abbrev=False)
-    for name in ("model", "served-model-name", "host"):
+    for name in ("model", "served-model-name", "project", "host"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--port", type=int, required=True)
     for name in ("task", "device"):
@@ -66,7 +66,7 @@ def _app(asked: argparse.Namespace) -> Any:
         torch.set_num_threads(asked.threads)
     source = Source(Path(asked.model), None, None, asked.model)
     trust = models.Trust(asked.trust_remote_code, asked.allow_pickle)
-    model, tokenizer, task = models.open_checkpoint(source, asked.task, trust, Path.cwd())
+    model, tokenizer, task = models.open_checkpoint(source, asked.task, trust, Path(asked.project))
     device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(device=device, dtype=getattr(torch, asked.dtype)).eval()
     is_classifier = task == models.CLASSIFICATION

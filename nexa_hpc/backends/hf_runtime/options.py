@@ -36,14 +36,21 @@ def problems(options: Mapping[str, Any], tensor_parallel: int) -> Iterator[tuple
 
 
 def command(
-    model: str, served_as: str, options: Mapping[str, Any], allowed: Sequence[str], python: str = ""
+    model: str,
+    served_as: str,
+    project: Path,
+    options: Mapping[str, Any],
+    allowed: Sequence[str],
+    python: str = "",
 ) -> list[str]:
     """Return the argv; `{host}` and `{port}` are for the supervisor to fill in.
 
-    `allowed`: `trust_remote_code` and `allow_pickle`, where the user named them.
+    `project`: where the base of an adapter is looked for. `allowed`: `trust_remote_code` and
+    `allow_pickle`, where the user named them.
     """
     argv = [python or sys.executable, "-c", START, str(_ROOT), "--model", model]
-    argv += ["--served-model-name", served_as, "--host", "{host}", "--port", "{port}"]
+    argv += ["--served-model-name", served_as, "--project", str(project)]
+    argv += ["--host", "{host}", "--port", "{port}"]
     for name, value in sorted(options.items()):
         argv += [f"--{name.replace('_', '-')}", str(value)]
     return argv + [f"--{name.replace('_', '-')}" for name in allowed]
