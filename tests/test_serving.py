@@ -143,7 +143,8 @@ def test_vllm_is_started_as_its_distribution_wants(
 ) -> None:
     write_model(project / "m")
     python = FakeVllm(tmp_path / "env", distribution).python
-    asked = ["serve", "start", "m", "--dry-run", "--backend", "vllm", "--python", python]
+    asked = ["serve", "start", "m", "--dry-run", "--backend", "vllm"]
+    asked += ["--python", os.path.relpath(python, project)]
     options = ["-O", "enforce_eager=true", "--tensor-parallel", "2"]
     told = run_cli(*asked, *options).stdout
     assert words in told

@@ -6,6 +6,7 @@ The URL goes to stdout, how it goes to stderr. Only the command itself loads wha
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -90,6 +91,9 @@ def start(
         raise UserError("--sbatch and --no-wait are for jobs: add `--scheduler slurm`")
     servers = servers_of(session)
     params = {**_options(options), **{n: value for n, value in given.items() if value is not None}}
+    if "/" in str(params.get("python")):
+        # A server has a folder of its own. What a link leads to is another environment's.
+        params["python"] = os.path.abspath(str(params["python"]))
     if scheduler == SLURM:
         params.setdefault("host", EVERYWHERE)
     called = name or _name_after(serving.model_name(model))
