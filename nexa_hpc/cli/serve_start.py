@@ -6,7 +6,6 @@ The URL goes to stdout, how it goes to stderr. Only the command itself loads wha
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import sys
@@ -93,7 +92,7 @@ def start(
     params = {**_options(options), **{n: value for n, value in given.items() if value is not None}}
     if "/" in str(params.get("python")):
         # A server has a folder of its own. What a link leads to is another environment's.
-        params["python"] = os.path.abspath(str(params["python"]))
+        params["python"] = str(Path.cwd() / str(params["python"]))
     if scheduler == SLURM:
         params.setdefault("host", EVERYWHERE)
     called = name or _name_after(serving.model_name(model))
