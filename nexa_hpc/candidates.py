@@ -57,9 +57,12 @@ def with_servers(
     """
     found = dict(candidates)
     awaited = set()
-    for server, readers in run.readers.items() if run.shared_elements else ():
-        inside = [s for s in candidates if run.shared_elements.get(s) == server]
-        is_read = any(reader.step in candidates for reader in readers)
+    elements: dict[str, list[str]] = {}
+    for step in candidates if run.shared_elements else ():
+        if step in run.shared_elements:
+            elements.setdefault(run.shared_elements[step], []).append(step)
+    for server, inside in elements.items():
+        is_read = any(reader.step in candidates for reader in run.readers[server])
         if server in candidates and (is_read or is_kept(run.instances[server])):
             changes = together([candidates[step].changes for step in inside])
             found[server] = replace(candidates[server], changes=changes)
