@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from nexa_hpc import worker
 from nexa_hpc.core import records, standings
 from nexa_hpc.core.atomic import sync_folder
 from nexa_hpc.core.drivers import Driver, Life
-from nexa_hpc.core.endpoints import servers_read
 from nexa_hpc.core.environments import needs_process
 from nexa_hpc.core.frontier import Frontier
 from nexa_hpc.core.holding import HeldServers
@@ -149,7 +148,7 @@ def advance(view: View) -> bool:
         if standing != known and not view.is_ours(instance):
             view.observer.waits(instance, standing)
         if standing.state is State.PENDING and step in view.run.shared_elements:
-            _look_again(view, servers_read(instance))
+            _look_again(view, view.run.shared_elements[step])
     if view.slurm is not None and not view.run.cancelled:
         view.slurm.end_stopped(view.standings)
         view.slurm.stop_if_hopeless(view.standings)
@@ -158,16 +157,15 @@ def advance(view: View) -> bool:
     return changed
 
 
-def _look_again(view: View, servers: Iterable[str]) -> None:
-    """Have `servers` in Slurm that had come up started again, where a step that is to read one is
-    tried again and the job has gone.
+def _look_again(view: View, server: str) -> None:
+    """See what is true now of a `server` that had come up, as a step in its element is to be tried
+    again: its job may have gone, or have been requeued.
     """
-    for step in servers:
-        if view.standings[step].state.settled:
-            standing = _look_at_slurm(view, view.run.instances[step])
-            if not standing.state.settled:
-                view.standings[step] = standing
-                view.frontier.reopen(step)
+    if not view.standings[server].state.settled:
+        return
+    standing = view.standings[server] = _look_at_slurm(view, view.run.instances[server])
+    if not standing.state.settled:
+        view.frontier.reopen(server)
 
 
 def _hand_over(view: View, slurm: SlurmSide) -> None:

@@ -13,6 +13,7 @@ from nexa_hpc.core.endpoints import is_kept
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.records import Attempt
 from nexa_hpc.core.runs import Run
+from nexa_hpc.core.states import Standing
 from nexa_hpc.core.trying import Changes, together
 
 REFUSED = "given back: there was no room for it in Slurm's queue"
@@ -47,44 +48,53 @@ def within_reach(instances: Iterable[Instance], settled: Container[str]) -> Iter
 
 
 def with_servers(
-    run: Run, candidates: Mapping[str, Candidate]
+    run: Run, candidates: Mapping[str, Candidate], known: Mapping[str, Standing]
 ) -> tuple[dict[str, Candidate], frozenset[str]]:
     """Return those of `candidates`, in graph order, that can be handed over now as far as servers
-    go, and the servers whose jobs must end first.
+    go, and the servers whose jobs must end first; `known` is what is known of other steps.
 
-    What reads a server goes with it into one element: never without, and a server that does not
-    stay never alone. What one of them asks to change is asked for all.
+    What reads a server goes with it into one element, and only when all that does may go. What
+    one of them asks to change is asked for all. A server that stays is read from other jobs, too.
     """
     found = dict(candidates)
     awaited = set()
-    elements: dict[str, list[str]] = {}
+    for server, inside in _by_element(run, candidates).items():
+        readers = [reader.step for reader in run.readers[server]]
+        if server in candidates:
+            settled = {r for r in readers if r in known and known[r].state.settled}
+            if all(reader in candidates or reader in settled for reader in readers):
+                changes = together([candidates[step].changes for step in inside])
+                found[server] = replace(candidates[server], changes=changes)
+                continue
+        elif is_kept(run.instances[server]) or candidates.keys().isdisjoint(readers):
+            continue
+        else:
+            awaited.add(server)
+        for step in inside:
+            found.pop(step)
+    return _without_orphans(found, candidates), frozenset(awaited)
+
+
+def _by_element(run: Run, candidates: Iterable[str]) -> dict[str, list[str]]:
+    """Return server -> the candidates in its element."""
+    found: dict[str, list[str]] = {}
     for step in candidates if run.shared_elements else ():
         if step in run.shared_elements:
-            elements.setdefault(run.shared_elements[step], []).append(step)
-    for server, inside in elements.items():
-        is_read = any(reader.step in candidates for reader in run.readers[server])
-        if server in candidates and (is_read or is_kept(run.instances[server])):
-            changes = together([candidates[step].changes for step in inside])
-            found[server] = replace(candidates[server], changes=changes)
-        elif server in candidates or is_read:
-            for step in inside:
-                found.pop(step)
-            if is_read:
-                awaited.add(server)
-    return _without_orphans(found, candidates), frozenset(awaited)
+            found.setdefault(run.shared_elements[step], []).append(step)
+    return found
 
 
 def _without_orphans(
     chosen: Mapping[str, Candidate], candidates: Mapping[str, Candidate]
 ) -> dict[str, Candidate]:
     """Return what of `chosen` waits for none of the other `candidates`."""
-    left_out = candidates.keys() - chosen.keys()
+    left_out = set(candidates.keys() - chosen.keys())
     found = {}
     for step, candidate in chosen.items():
         if left_out.isdisjoint(candidate.instance.parents):
             found[step] = candidate
         else:
-            left_out = left_out | {step}
+            left_out.add(step)
     return found
 
 

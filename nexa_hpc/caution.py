@@ -76,4 +76,7 @@ def _canaries(run: Run, terms: Terms) -> frozenset[str]:
         for instance in run.instances.values()
         if instance.scheduler == "slurm"
     ]
-    return frozenset(units.first_of_each(jobs, terms.policy["canary"]))
+    chosen = units.first_of_each(jobs, terms.policy["canary"])
+    servers = chosen & set(run.shared_elements.values())
+    inside = (step for step, server in run.shared_elements.items() if server in servers)
+    return frozenset(chosen.union(inside))

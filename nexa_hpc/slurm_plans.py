@@ -40,7 +40,7 @@ class PlannedSubmission:
             for instance in within_reach(plan.instances.values(), done)
             if caution.may_submit(instance.step, done)
         }
-        self._candidates, _ = with_servers(run, reached)
+        self._candidates, _ = with_servers(run, reached, done)
         self.later = sum(i.scheduler == "slurm" for i in plan.to_run()) - len(self._candidates)
         """How many Slurm steps are submitted later, when local steps or canaries are done."""
         self.sheets = self._hand_over.sheets(self._candidates, {})

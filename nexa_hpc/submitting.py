@@ -139,8 +139,9 @@ class SlurmSide:
         held = [step for step in candidates if not self._caution.may_submit(step, known)]
         for step in held:
             del candidates[step]
-        candidates, awaited = with_servers(self._run, candidates)
-        self._serving = {job for step in awaited if (job := known[step].job) is not None}
+        candidates, awaited = with_servers(self._run, candidates, known)
+        jobs = (known[step].job for step in awaited if known[step].state.settled)
+        self._serving = {job for job in jobs if job is not None}
         return candidates, in_flight
 
     def _job(self, truth: Truth) -> str | None:

@@ -80,7 +80,7 @@ def test_what_a_server_serves_is_kept_until_it_has_ended(old: ProjectPaths) -> N
     servers = Servers(old.servers)
     handle = Handle(
         name="chat", tag="chat-1", backend="vllm", model="m", served_as="m", host="127.0.0.1",
-        port=0, argv=("/bin/vllm", "serve", str(old.artifact(A))), variables={},
+        port=0, argv=("vllm",), variables={}, folders=(str(old.artifact(A)),),
         token_variable="", created_at=0.0, deadline_s=60.0, scheduler="slurm",
     )  # fmt: skip
     servers.create(handle, None)

@@ -355,14 +355,14 @@ def test_a_lease_counts_while_its_driver_may_live(site: Site) -> None:
     leases = Leases(site.servers)
     here = Driver.this_process(state, state)
     leases.take("a", here)
-    assert leases.is_held("a") and not leases.is_held("b")
+    assert leases.lives("a") and not leases.lives("b")
     leases.drop("a", here)
-    assert not leases.is_held("a")
+    assert not leases.lives("a")
     # Another process has its number by now.
     leases.take("a", replace(here, started="long ago"))
-    assert not leases.is_held("a") and list(site.servers.folder.iterdir()) == []
+    assert not leases.lives("a") and list(site.servers.folder.iterdir()) == []
     leases.take("a", replace(here, machine="another"))
-    assert leases.is_held("a")
+    assert leases.lives("a")
 
 
 # ---------------------------------------------------------------------------------- kept and shared

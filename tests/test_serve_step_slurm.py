@@ -12,7 +12,7 @@ from flows import StepDict, until
 from serve_steps import ASK, WAIT, Site, site
 from slurm_attempts import attempts, ends, unpause, wait_for_run, wait_for_start
 from slurm_fixtures import SlurmCluster, wait_until
-from slurm_flows import SlurmFlow
+from slurm_flows import POLICY, SlurmFlow
 
 __all__ = ["site"]
 
@@ -85,6 +85,52 @@ def test_a_reader_that_fails_for_good_leaves_no_server_and_resume_brings_it_alon
     assert len(site.stand_in.starts()) == 2 and site.nothing_lives()
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_reader_that_fails_for_good_blocks_the_next_and_nothing_is_started_again(
+    site: Site, flow: SlurmFlow, keep: bool
+) -> None:
+    flow.write(site.serve(keep=keep), site.ask("a", "exit 1"), site.ask("b"))
+    flow.submit()
+    assert flow.settle() == {"serve": "COMPLETED", "a": "FAILED", "b": "BLOCKED"}
+    flow.cli("advance", "--all")
+    assert flow.settle() == {"serve": "COMPLETED", "a": "FAILED", "b": "BLOCKED"}
+    assert len(site.stand_in.starts()) == 1
+    if keep:
+        assert list(site.listed().values()) == ["HEALTHY"]
+        site.cli("serve", "stop", *site.listed())
+    wait_until(site.nothing_lives, 30, "the server to end")
+
+
+def test_what_one_reader_needs_and_fails_is_no_matter_of_the_others(
+    site: Site, flow: SlurmFlow
+) -> None:
+    bad, good = flow.step("bad", "exit 1"), flow.step("good")
+    ask_bad, ask_good = site.ask("ask_bad", after=["bad"]), site.ask("ask_good", after=["good"])
+    flow.write(*in_order(site.serve(), bad, good), ask_bad, ask_good)
+    flow.submit("--wait", expect=1)
+    states = flow.now()
+    assert (states["bad"], states["ask_bad"]) == ("FAILED", "BLOCKED")
+    assert (states["good"], states["serve"], states["ask_good"]) == ("COMPLETED",) * 3
+    assert len(site.stand_in.starts()) == 1 and site.nothing_lives()
+
+
+def test_what_comes_between_and_is_tried_again_brings_the_server_along(
+    site: Site, flow: SlurmFlow
+) -> None:
+    once = "test -e ../again || { touch ../again; exit 1; }"
+    flow.write(site.serve(), flow.step("mid", once, retry={"exception": 1}), site.ask())
+    flow.configure(policy="advance_job: {enabled: false}\n")
+    flow.submit("--wait")
+    assert set(flow.now().values()) == {"COMPLETED"} and site.nothing_lives()
+
+
+def test_canaries_are_whole_elements(site: Site, flow: SlurmFlow) -> None:
+    flow.configure(policy=f"{POLICY}canary: 1\n")
+    flow.write(site.serve(), *(site.ask(f"ask{n}", after=["serve"]) for n in range(3)))
+    flow.submit("--wait")
+    assert set(flow.now().values()) == {"COMPLETED"} and site.nothing_lives()
+
+
 def test_a_job_that_is_requeued_while_it_serves_starts_its_server_anew(
     site: Site, flow: SlurmFlow
 ) -> None:
@@ -151,6 +197,37 @@ def test_a_server_that_is_kept_has_its_job_until_it_is_stopped(site: Site, flow:
     site.cli("serve", "stop", name)
     flow.cluster.wait(str(job))
     assert site.nothing_lives()
+
+
+def test_a_server_that_is_kept_is_read_by_later_jobs_and_outlives_a_reader_that_is_stopped(
+    site: Site, flow: SlurmFlow
+) -> None:
+    mends = f"{ASK}\ntest -e ../mended"
+    flow.write(site.serve(keep=True), site.ask("ask", mends), site.ask("last", WAIT, after=["ask"]))
+    flow.submit()
+    assert flow.settle()["ask"] == "FAILED"
+    (site.project.parent / "mended").touch()
+    flow.cli("resume")
+    wait_for_run(flow, "last")
+    flow.cli("cancel", "--step", "last")
+    assert flow.settle() == {"serve": "COMPLETED", "ask": "COMPLETED", "last": "CANCELLED"}
+    assert len(site.stand_in.starts()) == 1 and list(site.listed().values()) == ["HEALTHY"]
+    site.cli("serve", "stop", *site.listed())
+    wait_until(site.nothing_lives, 30, "the server to end")
+
+
+def test_a_run_on_this_machine_waits_for_a_server_that_is_a_jobs(
+    site: Site, flow: SlurmFlow
+) -> None:
+    flow.write(site.serve(), site.ask("ask", f"{ASK}\n{WAIT}"))
+    flow.submit()
+    wait_for_run(flow, "ask")
+    here = site.start("run", flow.file)
+    until(lambda: "flow-2" in here.text(), "the run on this machine to begin")
+    site.let_go()
+    assert flow.settle(run="flow-1") == {"serve": "COMPLETED", "ask": "COMPLETED"}
+    here.wait()
+    assert flow.count("ask") == 1 and site.nothing_lives()
 
 
 def test_steps_that_were_stopped_need_no_server(site: Site, flow: SlurmFlow) -> None:

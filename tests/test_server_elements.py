@@ -15,7 +15,6 @@ from serve_steps import Site, site
 from nexa_hpc import Pipeline
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.planning import Plan, make_plan
-from nexa_hpc.core.server_elements import elements_of
 from nexa_hpc.errors import SpecError
 from nexa_hpc.schedulers.slurm.shapes import Limits, shape
 from nexa_hpc.schedulers.slurm.units import Job, Units, fuse
@@ -40,22 +39,28 @@ def told(site: Site, *steps: StepDict, scheduler: str | None = "slurm") -> str:
 
 def jobs_of(instances: Mapping[str, Instance]) -> list[Job]:
     """Return the instances as they are handed over, all of them asking for the same."""
-    elements = elements_of(instances)
     return [
-        Job(i.step, "request", 10, i.parents, element=elements.get(i.step), limit_min=25)
+        Job(i.step, "request", 10, i.parents, element=i.element or None, limit_min=25)
         for i in instances.values()
     ]
 
 
-def test_a_server_waits_for_what_its_readers_need(site: Site) -> None:
+def elements_of(instances: Mapping[str, Instance]) -> dict[str, str]:
+    """Return step -> the server in whose element it runs."""
+    return {step: i.element for step, i in instances.items() if i.element}
+
+
+def test_an_element_waits_for_what_its_readers_need_and_its_server_for_its_own(site: Site) -> None:
     data = site.flow.step("data", out="out/data", after=[])
     ask = site.ask(**{"in": {"endpoint": "serve", "data": "out/data"}})
     found = plan(site, {**site.serve(), "after": []}, data, ask).instances
-    assert list(found) == ["data", "serve", "ask"]
-    assert found["serve"].parents == ("data",)
+    assert found["serve"].parents == ()
+    units = Units(fuse(jobs_of(found)))
+    assert [[job.step for job in unit] for unit in units.units] == [["data"], ["serve", "ask"]]
+    assert units.parents == [(), (0,)]
     here = plan(site, {**site.serve(), "after": []}, data, ask, scheduler=None).instances
-    assert here["serve"].parents == ()
     assert [found[step].key for step in found] == [here[step].key for step in found]
+    assert elements_of(here) == {}
 
 
 def test_what_comes_between_a_server_and_a_reader_is_in_its_element(site: Site) -> None:
@@ -72,7 +77,7 @@ def test_what_comes_between_a_server_and_a_reader_is_in_its_element(site: Site) 
     ("here", "words"),
     [
         ("serve", "it runs in Slurm, and reads the server of 'serve', which runs where"),
-        ("ask", "it runs in the element of the server 'serve': say `scheduler: slurm`"),
+        ("ask", "step 'ask': scheduler: it runs in the element of the server 'serve': say"),
         ("between", "what the steps really wait for: it comes between"),
     ],
 )
@@ -107,7 +112,11 @@ def test_a_server_in_slurm_has_one_task(site: Site) -> None:
 
 def test_a_step_reads_one_server_and_servers_do_not_wait_for_each_other(site: Site) -> None:
     both = site.ask(**{"in": {"endpoint": "serve", "other": "judge"}})
-    assert "and in that of 'judge' as well" in told(site, site.serve(), site.serve("judge"), both)
+    said = told(site, site.serve(), site.serve("judge"), both)
+    assert "of the server 'serve' and 'judge': there is one in an element" in said
+    chain = [site.serve(), site.serve("judge"), site.ask()]
+    said = told(site, *chain, site.ask("last", **{"in": {"endpoint": "judge"}}))
+    assert said.count("step 'ask'") == 1 and "name in `after` what the steps really wait" in said
     first = site.ask("first", after=["above_second"])
     second = site.ask("second", after=["above_first"], **{"in": {"endpoint": "judge"}})
     servers = [{**step, "after": []} for step in (site.serve(), site.serve("judge"))]
@@ -124,6 +133,19 @@ def test_nothing_waits_for_a_job_that_stays_for_its_server(site: Site) -> None:
     assert "step 'later'" in said and "whose job stays for the server of 'serve'" in said
     plan(site, kept, site.ask(), site.flow.step("later", after=[]))
     plan(site, kept, site.ask(), site.flow.step("later"), scheduler=None)
+
+
+def test_servers_of_points_that_turn_out_to_be_one_are_planned_once(site: Site) -> None:
+    prepare = site.flow.step("prepare", out="out/data", after=[], params={"x": 1})
+    ask = site.ask(after=[], **{"in": {"endpoint": "serve", "data": "out/data"}})
+    file = site.flow.write({**site.serve(start_timeout_s=1), "after": []}, prepare, ask)
+    over = ["steps.prepare.params.x=1,2", "steps.serve.params.start_timeout_s=100,200"]
+    sweep = Pipeline.from_yaml(file, project=site.project).sweep(over)
+    request = replace(sweep.plan_request(None, {}), find_scheduler=lambda _: None)
+    found = make_plan(replace(request, scheduler="slurm")).instances
+    servers = {step for step, i in found.items() if i.serves}
+    assert len(servers) == 1 and set(elements_of(found).values()) == servers
+    assert sum(i.step_id == "ask" for i in found.values()) == 2
 
 
 @st.composite
@@ -157,7 +179,7 @@ def test_elements_of_servers_are_whole_and_wait_for_none_that_waits_for_them(
     try:
         found = plan(site, *steps).instances
     except SpecError as error:
-        known = ("for each other", "as well: one step reads")
+        known = ("for each other", "there is one in an element")
         assert all(any(k in line for k in known) for line in str(error).splitlines() if line)
         return
     elements = elements_of(found)

@@ -134,6 +134,8 @@ class Task:
     project: Path
     registry: Path
     """The folder of the model registry."""
+    scheduler: str = "local"
+    """Where it runs: `local`, or in a job of `slurm`."""
     servers: Path = Path()
     """The folder of the handles of servers."""
     server: str = ""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 
-from nexa_hpc.core.drivers import BEAT_INTERVAL_S, SILENCE_S, Driver
+from nexa_hpc.core.drivers import BEAT_INTERVAL_S, SILENCE_S, Driver, Life
 from nexa_hpc.core.endpoints import IDLE, is_kept, server_name, servers_read
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.leases import Leases
 from nexa_hpc.core.leftovers import end_leftovers
+from nexa_hpc.core.records import Attempt
 from nexa_hpc.core.runs import Run
 from nexa_hpc.core.servers import STOP_GRACE_S, TAG_VARIABLE, Condition, Servers, is_here
 from nexa_hpc.core.standings import Truth
@@ -46,31 +47,51 @@ class HeldServers:
         self.hold(instance)
         if not truth.standing.state.succeeded or self._is_own(truth) or self._stands(instance):
             return truth
+        if truth.attempt is not None and self._is_anothers(instance, truth.attempt):
+            message = f"its server is in job {truth.attempt.job}, for the steps there"
+            return Truth(Standing(State.RUNNING, message=message), truth.attempt, Life.ALIVE)
         return Truth(Standing(State.PENDING, message="its server has gone"), truth.attempt)
 
-    def hold(self, instance: Instance) -> None:
-        """Hold the server of `instance`, which need not be there yet, and end a stray one."""
+    def hold(self, instance: Instance, *, is_kept_ours: bool = False) -> None:
+        """Hold the server of `instance`, which need not be there yet, and end a stray one.
+
+        One that is kept is stray where nobody else may have started it (`is_kept_ours`).
+        """
         if instance.step in self._open:
             return
         self._open[instance.step] = {reader.step for reader in self._run.readers[instance.step]}
         # Before we look whether it is there: who ends it looks after it has said so.
         self._leases.take(server_name(instance), self._driver)
-        self._end_stray(server_name(instance))
+        self._end_stray(server_name(instance), is_kept_ours=is_kept_ours)
 
-    def _end_stray(self, name: str) -> None:
+    def _end_stray(self, name: str, *, is_kept_ours: bool) -> None:
         """End a server that a driver on another machine left when it was killed, or requeued here.
 
         Whether it was takes as long to know as a driver may be silent.
         """
         deadline = time.monotonic() + self._servers.silence_s + _BEATS_S
-        while (handle := self._servers.find(name)) and handle.leased and not is_here(handle):
-            if handle.ended or self._leases.healthy(name) or time.monotonic() > deadline:
+        while (handle := self._servers.find(name)) and not is_here(handle):
+            if handle.ended or not (handle.leased or is_kept_ours):
                 return
-            self._servers.condition(handle)  # Has its silence observed from now on.
-            if not self._leases.is_held(name, besides=self._driver):
+            if self._leases.healthy(name) or time.monotonic() > deadline:
+                return
+            condition, _ = self._servers.condition(handle)  # Has its silence observed from now on.
+            lives = self._leases.lives(name, besides=self._driver)
+            if Life.ALIVE in lives:
+                return
+            if not condition.lives or (handle.leased and not lives):
                 self._servers.stop(handle)
                 return
             time.sleep(_POLL_S)
+
+    def _is_anothers(self, instance: Instance, attempt: Attempt) -> bool:
+        """Return whether a job has the server, and holds it."""
+        handle = self._servers.find(server_name(instance))
+        is_up = handle is not None and self._servers.condition(handle)[0].lives
+        return "batch" in attempt.claim and is_up and self._is_held_surely(instance)
+
+    def _is_held_surely(self, instance: Instance) -> bool:
+        return Life.ALIVE in self._leases.lives(server_name(instance), besides=self._driver)
 
     def _is_own(self, truth: Truth) -> bool:
         claim = truth.attempt.claim if truth.attempt is not None else {}

@@ -64,6 +64,8 @@ class Instance(NamedTuple):
     """Whether its job is to see the whole tracked source as it was at submission."""
     serves: bool = False
     """Whether it is an effect that starts a server for other steps."""
+    element: str = ""
+    """The instance that serves, itself perhaps, in whose element it runs in Slurm."""
     declared_step: str = ""
     """The id of the step in the document, where `step` is another name."""
     points: tuple[str, ...] = ()
@@ -85,6 +87,7 @@ class Instance(NamedTuple):
             step=names[self.step],
             declared_step="" if names[self.step] == self.step_id else self.step_id,
             parents=tuple(names[parent] for parent in self.parents),
+            element=names[self.element] if self.element else "",
             inputs={name: _renamed(handed, names) for name, handed in self.inputs.items()},
         )
 
@@ -134,6 +137,7 @@ _EMPTY: Mapping[str, Any] = {
     "parents": (),
     "points": (),
     "declared_step": "",
+    "element": "",
     "reason": "",
 }
 """What `plan.json` leaves away."""

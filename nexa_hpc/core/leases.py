@@ -40,12 +40,12 @@ class Leases:
         """Have `driver` hold the server `name` no more."""
         atomic.remove_file(self._file(name, driver))
 
-    def is_held(self, name: str, besides: Driver | None = None) -> bool:
-        """Return whether a driver, `besides` this one, may live that holds `name`.
+    def lives(self, name: str, besides: Driver | None = None) -> list[Life]:
+        """Return what is known of the drivers, `besides` this one, that hold `name` and may live.
 
         Leases of drivers that have ended are removed.
         """
-        held = False
+        found: list[Life] = []
         own = self._file(name, besides).name if besides is not None else None
         for file in list_names(self._servers.folder):
             is_lease = file.startswith(f"{name}.lease.") and file.endswith(".json")
@@ -54,15 +54,16 @@ class Leases:
             lease = read_json_or_none(self._servers.folder / file)
             if lease is None:
                 continue  # Dropped meanwhile.
-            if self._watch.life(Driver.from_json(lease)) is not Life.ENDED:
-                held = True
+            life = self._watch.life(Driver.from_json(lease))
+            if life is not Life.ENDED:
+                found.append(life)
             else:
                 atomic.remove_file(self._servers.folder / file)
-        return held
+        return found
 
     def is_wanted(self, handle: Handle) -> bool:
         """Return whether a server is to go on, as far as leases tell."""
-        return self.is_kept(handle) or self.is_held(handle.name)
+        return self.is_kept(handle) or bool(self.lives(handle.name))
 
     def keep(self, handle: Handle) -> None:
         """Have a server stay, whoever holds it."""

@@ -14,12 +14,11 @@ from dataclasses import dataclass, field, replace
 
 from nexa_hpc.core import spec as documents
 from nexa_hpc.core.checks import Drafts, Memory, PlanRequest, check_steps
-from nexa_hpc.core.graph import Graph, build_graph, check_graph, graph_of
+from nexa_hpc.core.graph import Graph, build_graph, check_graph
 from nexa_hpc.core.handlers import Handler, StepView
 from nexa_hpc.core.inputs import Candidate, Choice, Reference
 from nexa_hpc.core.outs import check_outs
 from nexa_hpc.core.points import Point
-from nexa_hpc.core.server_elements import share_elements
 from nexa_hpc.errors import Problem, nearest
 
 Shape = tuple[object, ...]
@@ -82,8 +81,6 @@ def nodes_of(request: PlanRequest) -> Nodes:
         expansion.add(point, spec, asked, is_sweep=bool(request.points))
     if not found.problems:
         expansion.add_steps_of_the_sweep(request)
-    if not found.problems:
-        found.problems += expansion.share_elements()
     found.nodes = [] if found.problems else expansion.in_order()
     return found
 
@@ -226,26 +223,14 @@ class _Expansion:
             return [once[step]]
         return list({id(at[step]): at[step] for at in self._at}.values())
 
-    def share_elements(self) -> list[Problem]:
-        """Have servers in Slurm wait for what their readers need; return what is wrong."""
-        return share_elements(list(self._nodes.values()))
-
     def in_order(self) -> list[Node]:
         """Return all nodes, parents first, and where possible those of one step together."""
         nodes = list(self._nodes.values())
-        if len([graph for graph in self._graphs.values() if graph is not None]) == 1:
-            assert self._first is not None
-            number = {step: number for number, step in enumerate(self._first[1].order)}
-            nodes.sort(key=lambda node: number[node.step.id])
-        if not any(node.handler.serves for node in nodes):
+        if len([graph for graph in self._graphs.values() if graph is not None]) > 1:
             return nodes
-        # A server in Slurm may wait for what stands behind it in the document.
-        by_name = {node.name: node for node in nodes}
-        return [by_name[name] for name in graph_of(_parents(nodes), {}).order]
-
-
-def _parents(nodes: Sequence[Node]) -> dict[str, tuple[str, ...]]:
-    return {node.name: tuple(node.parents) for node in nodes}
+        assert self._first is not None
+        number = {step: number for number, step in enumerate(self._first[1].order)}
+        return sorted(nodes, key=lambda node: number[node.step.id])
 
 
 def _here(reference: Reference, here: Mapping[str, Node]) -> Reference:

@@ -24,6 +24,7 @@ from nexa_hpc.core.keying import Keying
 from nexa_hpc.core.names import named, unvaried
 from nexa_hpc.core.nodes import Node, nodes_of
 from nexa_hpc.core.points import Point
+from nexa_hpc.core.server_elements import with_elements
 from nexa_hpc.core.tasks import steps_above
 from nexa_hpc.errors import Problem, SpecError, UnsupportedError
 
@@ -67,8 +68,13 @@ def make_plan(request: PlanRequest) -> Plan:
     keyed = keying.instances(found.nodes)
     _raise_problems(keying.problems, ())
     handlers = {node.step.id: node.handler for node in found.nodes}
-    whole = named(keyed, request.points)
-    _raise_problems(list(_problems_above(found.nodes, whole)), ())
+    whole, misplaced = with_elements(named(keyed, request.points))
+    places = {node.step.id: node for node in found.nodes}
+    problems = [
+        places[instance.step_id].request.problem(places[instance.step_id].step, key, message)
+        for instance, key, message in (*misplaced, *_problems_above(handlers, whole))
+    ]
+    _raise_problems(list(dict.fromkeys(problems)), ())
     instances = _decided(request, whole, handlers)
     warnings = [*found.warnings, *keying.warnings, *unvaried(instances, request.points)]
     warnings += _not_fetched(request, found.nodes, instances)
@@ -88,17 +94,16 @@ def _raise_problems(problems: Sequence[Problem], unsupported: Sequence[Problem])
         raise UnsupportedError("\n".join(str(problem) for problem in unsupported))
 
 
-def _problems_above(nodes: Sequence[Node], instances: Mapping[str, Instance]) -> Iterator[Problem]:
-    """Yield what is wrong with the steps above others."""
-    by_step = {node.step.id: node for node in nodes if node.handler.looks_above}
-    for instance in instances.values() if by_step else ():
-        node = by_step.get(instance.step_id)
-        if node is None:
-            continue
-        above = steps_above(instance, instances)
-        problem = node.handler.above_problem(instance.params, above)
-        if problem is not None:
-            yield node.request.problem(node.step, *problem)
+def _problems_above(
+    handlers: Mapping[str, Handler], instances: Mapping[str, Instance]
+) -> Iterator[tuple[Instance, str, str]]:
+    """Yield where, at which key, and what is wrong with the steps above others."""
+    for instance in instances.values():
+        if handlers[instance.step_id].looks_above:
+            above = steps_above(instance, instances)
+            problem = handlers[instance.step_id].above_problem(instance.params, above)
+            if problem is not None:
+                yield instance, *problem
 
 
 def _decided(

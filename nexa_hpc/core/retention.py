@@ -125,7 +125,7 @@ class Keeper:
         for name in servers.names():
             handle = servers.find(name)
             if handle is not None and servers.condition(handle)[0].lives:
-                served = (Path(part) for part in handle.argv if part.startswith("/"))
+                served = map(Path, handle.folders)
                 self._keep(self._keys_at(served), f"server '{name}' serves it")
 
     def _look_at_attempts(self) -> None:

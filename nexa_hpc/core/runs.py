@@ -26,7 +26,6 @@ from nexa_hpc.core.reading import list_names, read_json, read_json_or_none
 from nexa_hpc.core.records import newest_claimed, newest_number, now
 from nexa_hpc.core.results import find_result
 from nexa_hpc.core.rounds import Part, numbered
-from nexa_hpc.core.server_elements import elements_of
 from nexa_hpc.core.sharing import require_own, user_name
 from nexa_hpc.core.stops import Stops
 from nexa_hpc.errors import StateError, UnknownNameError, nearest
@@ -75,7 +74,7 @@ class Run:
         """Step -> the one that serves, in whose element it runs in Slurm; the other steps have
         their own.
         """
-        return elements_of(self.instances)
+        return {step: i.element for step, i in self.instances.items() if i.element}
 
     @cached_property
     def points(self) -> tuple[Point, ...]:

@@ -23,6 +23,10 @@ def check_servers(request: PlanRequest, drafts: Drafts) -> None:
     for step in request.spec.steps:
         if step.id not in drafts.handlers or not drafts.handlers[step.id].serves:
             continue
+        is_job = request.scheduler_of(step) == "slurm"
+        if is_job and step.params.get(KEEP) and step.params.get("token") is False:
+            message = "a server that stays in Slurm is there for other machines, and has a token"
+            drafts.problems.append(request.problem(step, "params.token", message))
         if step.id not in read and not step.params.get(KEEP) and not step.params.get(DRY_RUN):
             message = "no step reads it, so it would be taken down at once; say `keep: true`"
             drafts.problems.append(request.problem(step, "params", message))

@@ -94,6 +94,8 @@ class Handle:
     notes: tuple[str, ...] = field(default=())
     leased: bool = False
     """Whether it ends when nobody holds it any more (`leases`)."""
+    folders: tuple[str, ...] = ()
+    """What it reads, for as long as it may be started again."""
     ending: bool = False
     """Whether its supervisor has found that nobody does."""
 
@@ -101,7 +103,7 @@ class Handle:
     def from_json(cls, value: Mapping[str, Any]) -> Handle:
         """Return the handle that `to_json` wrote; raises StateError for another thing."""
         try:
-            lists = {name: tuple(value.get(name, ())) for name in ("argv", "notes")}
+            lists = {name: tuple(value.get(name, ())) for name in ("argv", "notes", "folders")}
             return cls(**{**value, **lists})
         except TypeError as error:
             raise StateError(f"a server's handle cannot be understood: {error}") from error

@@ -12,12 +12,13 @@ from typing import NamedTuple, Protocol
 
 from nexa_hpc.core.artifacts import Finding
 from nexa_hpc.core.drivers import Driver, Life, Watch
-from nexa_hpc.core.endpoints import IDLE, is_idle
+from nexa_hpc.core.endpoints import IDLE, is_idle, is_kept, server_name
 from nexa_hpc.core.instances import SKIP, Instance
 from nexa_hpc.core.paths import ProjectPaths
 from nexa_hpc.core.records import Attempt, now, read_attempts
 from nexa_hpc.core.results import cached_words, find_result, lost_words
 from nexa_hpc.core.runs import Run
+from nexa_hpc.core.servers import Servers
 from nexa_hpc.core.states import Reason, Standing, State
 from nexa_hpc.core.trying import attempts_in_round, is_tried_again, of_round, rule_of
 
@@ -68,7 +69,7 @@ def fold(run: Run, instance: Instance, before: Mapping[str, int], watch: Observe
     if truth.standing.state is State.FAILED:
         # Between our looks at the result, the records and the process it may have come to its end.
         truth = _fold(run, instance, before, watch)
-    return truth
+    return _of_server(run, instance, truth, before, watch) if instance.serves else truth
 
 
 def fold_after(run: Run, instance: Instance, before: Mapping[str, int], watch: Observer) -> Truth:
@@ -93,69 +94,105 @@ def _fold(run: Run, instance: Instance, before: Mapping[str, int], watch: Observ
     if finding.artifact is not None:
         return Truth(_standing(State.COMPLETED, newest, ""), newest)
     if newest is None:
-        return _not_begun(run, instance) or Truth(_pending(finding))
-    if instance.serves and newest.state.succeeded and "batch" in newest.claim:
-        return _of_server_in_job(run, instance, attempts, before, watch)
+        return Truth(_pending(finding))
     if newest.is_open:
         truth = _unended(run.paths, instance.key, newest, watch)
         if newest.end is None or truth.life is not Life.ENDED:
             return truth
     if not of_round(run, instance, attempts, before):
-        return _not_begun(run, instance) or Truth(_pending(finding), newest)
-    ended = _ended(newest, instance, lost_words(finding))
-    is_pending = ended.state is State.PENDING
-    return (_not_begun(run, instance) if is_pending else None) or Truth(ended, newest)
+        return Truth(_pending(finding), newest)
+    return Truth(_ended(newest, instance, lost_words(finding)), newest)
 
 
 def _pending(finding: Finding) -> Standing:
     return Standing(State.PENDING, message=lost_words(finding))
 
 
-def _not_begun(run: Run, instance: Instance) -> Truth | None:
-    """Return what is true of an instance that serves, if nothing that reads it has to run.
-
-    Whether something has is asked now, and not of the plan: a result may have come, or gone.
-    """
-    if not instance.serves or not _is_idle(run, instance):
-        return None
-    return Truth(Standing(State.SKIPPED, message=IDLE))
-
-
-def _is_idle(run: Run, instance: Instance) -> bool:
-    return is_idle(instance, run.readers[instance.step], run.paths, run.stopped)
-
-
-def _of_server_in_job(
-    run: Run,
-    instance: Instance,
-    attempts: list[Attempt],
-    before: Mapping[str, int],
-    watch: Observer,
+def _of_server(
+    run: Run, instance: Instance, truth: Truth, before: Mapping[str, int], watch: Observer
 ) -> Truth:
-    """Return what is true of an instance whose server came up in a job: that it did, while the job
-    lives; and then, unless something that reads it is still to be made.
+    """Return what is true of an instance that serves, of which the records say `truth`.
+
+    That its server came up in a job stands while the job lives; and when it has gone, unless
+    something that reads it is still to be made. It is not begun where nothing is: that is asked
+    now, and not of the plan, for a result may have come, or gone.
     """
-    newest = attempts[-1]
-    done = Truth(_ended(newest, instance, ""), newest)
-    is_of_round = bool(of_round(run, instance, attempts, before))
-    if _is_idle(run, instance):
-        return done if is_of_round else Truth(Standing(State.SKIPPED, message=IDLE), newest)
-    life, _ = watch.job(run.paths, instance.key, newest)
-    if life is not Life.ENDED:
-        return done
-    readers = run.readers[instance.step]
-    if is_of_round and not any(is_to_be_made(run, r, before, watch) for r in readers):
-        return done
-    return Truth(Standing(State.PENDING, message="its server has gone with its job"), newest)
+    newest, state = truth.attempt, truth.standing.state
+    came_up = newest is not None and newest.state.succeeded
+    if instance.scheduler == "slurm" and newest is not None and came_up:
+        there = _where_it_came_up(run, instance, newest, watch)
+        if there is not None and (state.succeeded or there.life is Life.ALIVE):
+            return there
+        if state.succeeded and _is_read(run, instance, before, watch):
+            message = "its server has gone with its job"
+            return Truth(Standing(State.PENDING, message=message), newest)
+    if truth.standing.state is State.PENDING and is_unwanted(run, instance, before, watch):
+        return Truth(Standing(State.SKIPPED, message=IDLE), newest)
+    return truth
 
 
-def is_to_be_made(run: Run, instance: Instance, before: Mapping[str, int], watch: Observer) -> bool:
-    """Return whether another attempt at `instance`, a Slurm step, is to be made in this round."""
+def is_unwanted(run: Run, server: Instance, before: Mapping[str, int], watch: Observer) -> bool:
+    """Return whether nothing is left to do for the server of an instance."""
+    if server.scheduler != "slurm" or is_kept(server):
+        return is_idle(server, run.readers[server.step], run.paths, run.stopped)
+    return not _is_read(run, server, before, watch)
+
+
+def _is_read(run: Run, server: Instance, before: Mapping[str, int], watch: Observer) -> bool:
+    readers = run.readers[server.step]
+    return any(is_to_come(run, reader, before, watch) for reader in readers)
+
+
+def is_to_come(run: Run, instance: Instance, before: Mapping[str, int], watch: Observer) -> bool:
+    """Return whether a Slurm step may still be made in this round, all above it considered."""
     if instance.step in run.stopped:
         return False
+    standing = _with_another_try(run, instance, before, watch)
+    return not standing.state.settled and not _is_blocked(run, instance, before, watch)
+
+
+def _is_blocked(run: Run, instance: Instance, before: Mapping[str, int], watch: Observer) -> bool:
+    """Return whether something above has failed for good; what has its result hides what is above.
+
+    Servers are passed over: it is for them that this is asked.
+    """
+    stopped, seen, waiting = run.stopped, {instance.step}, [*instance.parents]
+    while waiting:
+        step = waiting.pop()
+        above = run.instances[step]
+        if step in seen or above.serves:
+            continue
+        seen.add(step)
+        standing = _with_another_try(run, above, before, watch)
+        if standing.state.succeeded:
+            continue
+        if step in stopped or standing.state in _MAY_BE_TRIED_AGAIN:
+            return True
+        waiting += above.parents
+    return False
+
+
+def _with_another_try(
+    run: Run, instance: Instance, before: Mapping[str, int], watch: Observer
+) -> Standing:
     truth = fold(run, instance, before, watch)
-    again = awaiting_another_try(run, instance, before, truth)
-    return (again or truth.standing).state is State.PENDING
+    return awaiting_another_try(run, instance, before, truth) or truth.standing
+
+
+def _where_it_came_up(
+    run: Run, instance: Instance, attempt: Attempt, watch: Observer
+) -> Truth | None:
+    """Return what is true of a Slurm step whose server came up, while it may be there."""
+    if "batch" in attempt.claim:
+        life, _ = watch.job(run.paths, instance.key, attempt)
+        ended = _ended(attempt, instance, "")
+        return Truth(ended, attempt, life) if life is not Life.ENDED else None
+    handle = Servers(run.paths.servers).find(server_name(instance))
+    is_driven = watch.life(Driver.from_json(attempt.claim["driver"])) is not Life.ENDED
+    if handle is None or handle.ended or not is_driven:
+        return None
+    message = f"its server is another run's, on {attempt.claim.get('job')}"
+    return Truth(Standing(State.RUNNING, message=message), attempt, Life.ALIVE)
 
 
 def fold_all(run: Run, watch: Observer | None = None) -> dict[str, Standing]:
@@ -165,11 +202,11 @@ def fold_all(run: Run, watch: Observer | None = None) -> dict[str, Standing]:
     stopped = run.stopped
     found: dict[str, Standing] = {}
     for step, instance in run.instances.items():
-        truth = fold(run, instance, before, observer)
         why = stopped.get(step)
-        standing = truth.standing
         if why is None:
-            standing = awaiting_another_try(run, instance, before, truth) or standing
+            standing = _with_another_try(run, instance, before, observer)
+        else:
+            standing = fold(run, instance, before, observer).standing
         if standing.state is State.PENDING:
             standing = blocked(instance, found) or standing
         found[step] = as_stopped(standing, why)

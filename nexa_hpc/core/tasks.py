@@ -54,6 +54,7 @@ def make_task(
         resources=instance.resources,
         project=paths.root,
         registry=paths.registry,
+        scheduler=instance.scheduler,
         servers=paths.servers,
         server=server_name(instance) if instance.serves else "",
         endpoints=endpoints or {},

@@ -17,7 +17,7 @@ from pathlib import Path
 from nexa_hpc.core import batches, records
 from nexa_hpc.core.atomic import sync_folder
 from nexa_hpc.core.batches import Batch, Member
-from nexa_hpc.core.endpoints import IDLE, is_idle, is_kept
+from nexa_hpc.core.endpoints import IDLE, is_kept
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.leftovers import attempt_tag, end_leftovers
 from nexa_hpc.core.links import link_outputs
@@ -25,7 +25,7 @@ from nexa_hpc.core.ranks import RANKS_VARIABLE, Ranks
 from nexa_hpc.core.records import Attempt, read_attempts
 from nexa_hpc.core.runs import Run, is_asked, newest_run, open_run
 from nexa_hpc.core.sharing import require_own
-from nexa_hpc.core.standings import Processes, as_stopped, fold, is_to_be_made
+from nexa_hpc.core.standings import Processes, as_stopped, fold, is_to_come, is_unwanted
 from nexa_hpc.core.states import Reason, State
 from nexa_hpc.element import stopping
 from nexa_hpc.element.child import TERMINATION, TIME_LIMIT, Signals, run_forked, run_started
@@ -116,10 +116,6 @@ class Element:
         instances = (self._run.instances[member.step] for member in self._members)
         return next((i for i in instances if i.serves), None) if not self._ranks.rank else None
 
-    def _is_idle(self, server: Instance) -> bool:
-        readers = self._run.readers[server.step]
-        return is_idle(server, readers, self._run.paths, self._run.stopped)
-
     def _is_to_stay(self, server: Instance) -> bool:
         """Return whether the element stays for a server that it has started, now that all that
         reads it has ended: not if some of that is tried again.
@@ -130,7 +126,7 @@ class Element:
         is_own = attempts[-1].claim.get("batch") == self._batch.token
         readers = self._run.readers[server.step]
         return is_own and not any(
-            is_to_be_made(self._run, reader, self._before, self._watch) for reader in readers
+            is_to_come(self._run, reader, self._before, self._watch) for reader in readers
         )
 
     def _run_member(self, member: Member, signals: Signals) -> int:
@@ -151,7 +147,7 @@ class Element:
             self._end(instance, number, Ending(State.CANCELLED, None, why))
             print(f"step '{member.step}' is not started: {why}")
             return 1
-        if instance.serves and self._is_idle(instance):
+        if instance.serves and is_unwanted(self._run, instance, self._before, self._watch):
             self._end(instance, number, Ending(State.PENDING, None, f"given back: {IDLE}"))
             return 0
         missing = self._missing(instance)
@@ -293,7 +289,8 @@ class Element:
 
         Slurm can only end the element, and does so when nothing else is left in it.
         """
-        if instance.step == self._members[-1].step:
+        server = self._server()
+        if instance.step == self._members[-1].step and (server is None or not is_kept(server)):
             return lambda: False
         return lambda: instance.step in self._run.stopped
 

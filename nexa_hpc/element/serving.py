@@ -31,7 +31,7 @@ def held(run: Run, instance: Instance) -> Iterator[None]:
     holding = HeldServers(run, driver)
     with Heartbeat(driver, run.paths.state, run.place.cancelled, lambda: None):
         try:
-            holding.hold(instance)
+            holding.hold(instance, is_kept_ours=True)
             yield
         finally:
             holding.close()

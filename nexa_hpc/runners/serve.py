@@ -13,7 +13,6 @@ is the server's.
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
@@ -78,7 +77,7 @@ class Serve:
         ready = leases.healthy(task.server) if task.server else None
         if ready is None or (task.params.get(KEEP) and not leases.is_kept(ready)):
             return None
-        if _lacks_token(ready, task.params):
+        if _lacks_token(ready, task):
             return None
         return f"server '{ready.name}' answers at {ready.url}"
 
@@ -92,7 +91,7 @@ class Serve:
         leases = Leases(servers)
         # One that was about to end may have seen that it is held again.
         ready = leases.healthy(handle.name)
-        if ready is not None and _lacks_token(ready, task.params):
+        if ready is not None and _lacks_token(ready, task):
             raise StepError(
                 f"server '{ready.name}' was started without the token that is asked for now",
                 hint=f"nexa-hpc serve stop {ready.name}",
@@ -111,7 +110,8 @@ handler = Serve()
 def _server_problems(step: StepView, params: dict[str, Any]) -> Iterator[tuple[str, str]]:
     backend = step.backend or DEFAULT_BACKEND
     if step.is_elsewhere and "python" not in params:
-        if step.python is None and backend == "vllm":
+        is_here = step.python is not None and step.python.is_file()
+        if not is_here and backend == "vllm":
             return  # Which release it has is known where it starts, and asked there.
         params = {**params, "python": str(step.python or sys.executable)}
     yield from serving.problems(backend, params)
@@ -120,15 +120,21 @@ def _server_problems(step: StepView, params: dict[str, Any]) -> Iterator[tuple[s
 def _asked(params: Mapping[str, Any], project: Path) -> dict[str, Any]:
     """Return what is asked of `serving`: all params but `keep`, and `python` wherever it is."""
     asked = {name: value for name, value in params.items() if name != KEEP}
-    if params.get(KEEP) and "SLURM_JOB_ID" in os.environ:
-        # It stays for others, who are on other machines.
-        asked.setdefault("host", EVERYWHERE)
     if "/" in str(asked.get("python")):
         asked["python"] = str(path_of(str(asked["python"]), project))
     return asked
 
 
-def _lacks_token(ready: Handle, params: Mapping[str, Any]) -> bool:
+def _asked_by(task: Task) -> dict[str, Any]:
+    asked = _asked(task.params, task.project)
+    if task.params.get(KEEP) and task.scheduler == "slurm":
+        # It stays for others, who are on other machines.
+        asked.setdefault("host", EVERYWHERE)
+    return asked
+
+
+def _lacks_token(ready: Handle, task: Task) -> bool:
+    params = _asked_by(task)
     asked = params.get("token", not is_loopback(str(params.get("host", serving.LOOPBACK))))
     return bool(asked) and not ready.token_variable
 
@@ -153,7 +159,7 @@ def _make_way(servers: Servers, name: str) -> None:
 
 
 def _handle(task: Task) -> Handle:
-    params = _asked(task.params, task.project)
+    params = _asked_by(task)
     return serving.make_handle(
         task.server or task.step_id,
         task.inputs["model"],

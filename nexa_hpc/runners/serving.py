@@ -17,7 +17,6 @@ from typing import Any
 
 from nexa_hpc.backends import model_files, vllm_server
 from nexa_hpc.backends.hf import adapters, checks
-from nexa_hpc.backends.hf.sources import Source
 from nexa_hpc.backends.hf_runtime import options as hf_runtime
 from nexa_hpc.core import atomic
 from nexa_hpc.core.leftovers import untagged
@@ -54,6 +53,7 @@ OWN_PARAMS: Mapping[str, checks.Kind] = {
 }
 """The params that are ours; all others are the server's."""
 _ALLOWANCES = ("trust_remote_code", "allow_pickle")
+_WANTS_TOKEN = "a server that other machines reach has a token"
 _DEADLINE_S = 600
 _POLL_S = 0.1
 _TELL_S = 2.0
@@ -71,7 +71,7 @@ def problems(backend: str | None, params: Mapping[str, Any]) -> Iterator[tuple[s
     own = {name: value for name, value in params.items() if name in OWN_PARAMS}
     yield from checks.check(own, OWN_PARAMS, "params")
     if own.get("token") is False and not is_loopback(str(own.get("host", LOOPBACK))):
-        yield "params.token", "a server that other machines reach has a token"
+        yield "params.token", _WANTS_TOKEN
     options = {name: value for name, value in params.items() if name not in OWN_PARAMS}
     if backend == "vllm":
         yield from vllm_server.problems(options, str(params.get("python", "")))
@@ -94,7 +94,10 @@ def make_handle(
     """
     host = str(params.get("host", LOOPBACK))
     served_as = str(params.get("served_model_name") or model_name(title))
-    argv = _command(_Model(model, title, project), served_as, backend, params)
+    if params.get("token") is False and not is_loopback(host):
+        raise UserError(f"{title}: {_WANTS_TOKEN}")
+    served = _Model(model, title, project)
+    argv = _command(served, served_as, backend, params)
     library = vllm_server if backend == "vllm" else hf_runtime
     wants_token = bool(params.get("token", not is_loopback(host)))
     return Handle(
@@ -106,6 +109,7 @@ def make_handle(
         host=host,
         port=int(params.get("port", 0)),
         argv=tuple(argv),
+        folders=served.folders(),
         variables=library.VARIABLES,
         token_variable=library.TOKEN_VARIABLE if wants_token else "",
         created_at=time.time(),
@@ -122,7 +126,15 @@ class _Model:
     title: str
     project: Path
 
-    def base(self, allowed: Sequence[str]) -> Source | None:
+    def folders(self) -> tuple[str, ...]:
+        """Return what the server reads: the model, and what it belongs on."""
+        found = [self.folder]
+        if adapters.is_adapter(self.folder):
+            base = adapters.base_of(self.folder, self.project).source.path
+            found += [base] if base is not None else []
+        return tuple(map(str, found))
+
+    def base(self, allowed: Sequence[str]) -> adapters.Base | None:
         """Return what it belongs on where it is an adapter, else None.
 
         Raises UserError where it, or its base, is not whole or asks for more trust.
@@ -130,10 +142,10 @@ class _Model:
         self._refuse(model_files.problems(self.folder, allowed))
         if not adapters.is_adapter(self.folder):
             return None
-        base = adapters.base_of(self.folder, self.project).source
-        if base.path is not None:
-            told = model_files.problems(base.path, allowed)
-            self._refuse(f"its base {base.title}: {problem}" for problem in told)
+        base = adapters.base_of(self.folder, self.project)
+        if base.source.path is not None:
+            told = model_files.problems(base.source.path, allowed)
+            self._refuse(f"its base {base.source.title}: {problem}" for problem in told)
         return base
 
     def _refuse(self, problems: Iterable[str]) -> None:
@@ -157,9 +169,12 @@ def _command(model: _Model, served_as: str, backend: str, params: Mapping[str, A
         options["trust_remote_code"] = True
     if base is None:
         return vllm_server.command(str(model.folder), served_as, options, parallel, python)
+    adapters.check_base(base)
     rank = adapters.rank_of(model.folder)
     options = {**vllm_server.adapter_options(served_as, model.folder, rank), **options}
-    return vllm_server.command(base.where, f"{served_as}-base", options, parallel, python)
+    if base.source.revision is not None:
+        options.setdefault("revision", base.source.revision)
+    return vllm_server.command(base.source.where, f"{served_as}-base", options, parallel, python)
 
 
 def model_name(title: str) -> str:

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nexa_hpc.backends.hf.sources import Source
+from nexa_hpc.core.artifacts import sha256_file
 from nexa_hpc.core.inputs import PACKAGE_PREFIX, package_path
 from nexa_hpc.core.reading import read_json, read_json_or_none
+from nexa_hpc.errors import StepError
 
 ADAPTER_CONFIG = "adapter_config.json"
 BASE_MODEL = "base_model.json"
+WEIGHTS = "model.safetensors"
 
 
 class Base(NamedTuple):
@@ -48,6 +51,20 @@ def _source(name: str, revision: str | None, project: Path) -> Source:
     if path.exists():
         return Source(path, None, None, name)
     return Source(None, name, revision, name)
+
+
+def check_base(base: Base) -> None:
+    """Raise StepError where the weights in a base's folder are not those that were recorded."""
+    file = base.source.path / WEIGHTS if base.source.path is not None else None
+    if file is None or base.sha256 is None or not file.is_file():
+        return
+    found = sha256_file(file)
+    if found != base.sha256:
+        raise StepError(
+            f"{base.source.title}: {WEIGHTS} has SHA-256 {found}, not {base.sha256}, the one that "
+            "the adapter was trained on",
+            hint="it is another model, or a damaged copy: fetch it again",
+        )
 
 
 def base_name(source: Source, declared: object, project: Path) -> str:

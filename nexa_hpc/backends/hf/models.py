@@ -20,7 +20,7 @@ from nexa_hpc.backends.hf.sources import Source
 from nexa_hpc.core.artifacts import sha256_file
 from nexa_hpc.errors import StepError
 
-WEIGHTS = "model.safetensors"
+WEIGHTS = adapters.WEIGHTS
 
 CLASSIFICATION = "text_classification"
 CAUSAL_LM = "causal_lm"

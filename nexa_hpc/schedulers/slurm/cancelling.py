@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from nexa_hpc.core import batches, records
 from nexa_hpc.core.batches import Batch
+from nexa_hpc.core.endpoints import is_kept
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.parts import LIVE
 from nexa_hpc.core.records import read_attempts
@@ -80,7 +81,10 @@ def _stopped_elements(
 ) -> list[str]:
     left: dict[str, set[str]] = defaultdict(set)
     for step, standing in standings.items():
-        if standing.state in LIVE and standing.job:
+        instance = run.instances[step]
+        # A server that stays is there though its step is done.
+        stays = instance.serves and is_kept(instance) and standing.state is State.COMPLETED
+        if (standing.state in LIVE or stays) and standing.job:
             left[standing.job].add(step)
     found = [job for job, steps in left.items() if steps <= stopped.keys()]
     own = set(_jobs(run, _batches(run), this_cluster())) if found else set()

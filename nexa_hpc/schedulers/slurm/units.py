@@ -9,6 +9,8 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
+from nexa_hpc.core.graph import graph_of
+
 Step = str
 
 
@@ -60,7 +62,8 @@ def fuse(jobs: Sequence[Job]) -> list[Unit]:
     """Return `jobs` with linear chains of equal requests put into one unit each, in graph order.
 
     A light job joins whatever it follows. Only a parent's only child joins it: others that wait for
-    the parent would wait for the whole element. Those that share an `element` are one unit.
+    the parent would wait for the whole element. Those that share an `element` are one unit, which
+    waits for all that one of them waits for.
     """
     heads = {job.step for job in jobs}
     children: dict[Step, int] = defaultdict(int)
@@ -81,7 +84,20 @@ def fuse(jobs: Sequence[Job]) -> list[Unit]:
         else:
             chains[job.step] = [job]
             units.append(chains[job.step])
-    return [tuple(unit) for unit in units]
+    made = [tuple(unit) for unit in units]
+    return _in_order(made) if any(job.element is not None for job in jobs) else made
+
+
+def _in_order(units: Sequence[Unit]) -> list[Unit]:
+    """Return `units` so that each comes after those that one of its jobs waits for."""
+    head = {job.step: unit[0].step for unit in units for job in unit}
+    parents: dict[Step, tuple[Step, ...]] = {}
+    for unit in units:
+        own = unit[0].step
+        above = dict.fromkeys(head[p] for job in unit for p in job.parents if p in head)
+        parents[own] = tuple(step for step in above if step != own)
+    by_head = {unit[0].step: unit for unit in units}
+    return [by_head[step] for step in graph_of(parents, {}).order]
 
 
 def _may_follow(chain: Sequence[Job], job: Job) -> bool:
