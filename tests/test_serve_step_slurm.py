@@ -50,7 +50,8 @@ def test_a_server_and_what_reads_it_share_a_job_that_ends_with_them(
     assert len({jobs[step] for step in ("first", "serve", "below")}) == 3
     order = flow.executed()
     assert order[0] == "first" and order[-1] == "below"
-    assert len(set(site.urls())) == 1 and site.nothing_lives() and site.listed() == {}
+    assert len(set(site.urls())) == 1 and site.listed() == {}
+    wait_until(site.nothing_lives, 30, "the server to end")
     # No GPU waits for what its readers need.
     assert (
         attempts(flow, "serve")[0].start["started_at"] > attempts(flow, "first")[0].end["ended_at"]
@@ -69,7 +70,8 @@ def test_a_reader_that_is_tried_again_gets_a_server_in_another_job(
     assert set(flow.settle().values()) == {"COMPLETED"}
     assert ends(flow, "ask") == [("FAILED", "exception"), ("COMPLETED", None)]
     assert len({attempt.job for attempt in attempts(flow, "serve")}) == 2
-    assert flow.executed().count("other") == 1 and site.nothing_lives()
+    assert flow.executed().count("other") == 1
+    wait_until(site.nothing_lives, 30, "the server to end")
 
 
 def test_a_reader_that_fails_for_good_leaves_no_server_and_resume_brings_it_along(
@@ -82,7 +84,8 @@ def test_a_reader_that_fails_for_good_leaves_no_server_and_resume_brings_it_alon
     (site.project.parent / "mended").touch()
     flow.cli("resume", "--wait")
     assert set(flow.now().values()) == {"COMPLETED"}
-    assert len(site.stand_in.starts()) == 2 and site.nothing_lives()
+    assert len(site.stand_in.starts()) == 2
+    wait_until(site.nothing_lives, 30, "the server to end")
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -111,7 +114,8 @@ def test_what_one_reader_needs_and_fails_is_no_matter_of_the_others(
     states = flow.now()
     assert (states["bad"], states["ask_bad"]) == ("FAILED", "BLOCKED")
     assert (states["good"], states["serve"], states["ask_good"]) == ("COMPLETED",) * 3
-    assert len(site.stand_in.starts()) == 1 and site.nothing_lives()
+    assert len(site.stand_in.starts()) == 1
+    wait_until(site.nothing_lives, 30, "the server to end")
 
 
 def test_what_comes_between_and_is_tried_again_brings_the_server_along(
@@ -121,14 +125,16 @@ def test_what_comes_between_and_is_tried_again_brings_the_server_along(
     flow.write(site.serve(), flow.step("mid", once, retry={"exception": 1}), site.ask())
     flow.configure(policy="advance_job: {enabled: false}\n")
     flow.submit("--wait")
-    assert set(flow.now().values()) == {"COMPLETED"} and site.nothing_lives()
+    assert set(flow.now().values()) == {"COMPLETED"}
+    wait_until(site.nothing_lives, 30, "the server to end")
 
 
 def test_canaries_are_whole_elements(site: Site, flow: SlurmFlow) -> None:
     flow.configure(policy=f"{POLICY}canary: 1\n")
     flow.write(site.serve(), *(site.ask(f"ask{n}", after=["serve"]) for n in range(3)))
     flow.submit("--wait")
-    assert set(flow.now().values()) == {"COMPLETED"} and site.nothing_lives()
+    assert set(flow.now().values()) == {"COMPLETED"}
+    wait_until(site.nothing_lives, 30, "the server to end")
 
 
 def test_a_job_that_is_requeued_while_it_serves_starts_its_server_anew(
@@ -227,7 +233,8 @@ def test_a_run_on_this_machine_waits_for_a_server_that_is_a_jobs(
     site.let_go()
     assert flow.settle(run="flow-1") == {"serve": "COMPLETED", "ask": "COMPLETED"}
     here.wait()
-    assert flow.count("ask") == 1 and site.nothing_lives()
+    assert flow.count("ask") == 1
+    wait_until(site.nothing_lives, 30, "the server to end")
 
 
 def test_steps_that_were_stopped_need_no_server(site: Site, flow: SlurmFlow) -> None:
@@ -247,4 +254,5 @@ def test_points_of_a_sweep_have_servers_of_their_own(site: Site, flow: SlurmFlow
     assert set(flow.now().values()) == {"COMPLETED"}
     jobs = flow.jobs()
     assert len(jobs) == 6 and len(set(jobs.values())) == 3
-    assert len(site.stand_in.starts()) == 3 and site.nothing_lives()
+    assert len(site.stand_in.starts()) == 3
+    wait_until(site.nothing_lives, 30, "the server to end")

@@ -45,11 +45,14 @@ class HeldServers:
         if truth.standing.message == IDLE:
             return truth
         self.hold(instance)
-        if not truth.standing.state.succeeded or self._is_own(truth) or self._stands(instance):
+        newest, state = truth.attempt, truth.standing.state
+        if not state.succeeded and state is not State.PENDING:
             return truth
-        if truth.attempt is not None and self._is_anothers(instance, truth.attempt):
-            message = f"its server is in job {truth.attempt.job}, for the steps there"
-            return Truth(Standing(State.RUNNING, message=message), truth.attempt, Life.ALIVE)
+        if newest is not None and self._is_anothers(instance, newest):
+            message = f"its server is in job {newest.job}, for the steps there"
+            return Truth(Standing(State.RUNNING, message=message), newest, Life.ALIVE)
+        if not state.succeeded or self._is_own(truth) or self._stands(instance):
+            return truth
         return Truth(Standing(State.PENDING, message="its server has gone"), truth.attempt)
 
     def hold(self, instance: Instance, *, is_kept_ours: bool = False) -> None:
@@ -85,13 +88,14 @@ class HeldServers:
             time.sleep(_POLL_S)
 
     def _is_anothers(self, instance: Instance, attempt: Attempt) -> bool:
-        """Return whether a job has the server, and holds it."""
-        handle = self._servers.find(server_name(instance))
-        is_up = handle is not None and self._servers.condition(handle)[0].lives
-        return "batch" in attempt.claim and is_up and self._is_held_surely(instance)
-
-    def _is_held_surely(self, instance: Instance) -> bool:
-        return Life.ALIVE in self._leases.lives(server_name(instance), besides=self._driver)
+        """Return whether the server came up in a job that holds it for its own steps alone."""
+        if "batch" not in attempt.claim or not attempt.state.succeeded:
+            return False
+        name = server_name(instance)
+        handle = self._servers.find(name)
+        if handle is None or not handle.leased or not self._servers.condition(handle)[0].lives:
+            return False
+        return Life.ALIVE in self._leases.lives(name, besides=self._driver)
 
     def _is_own(self, truth: Truth) -> bool:
         claim = truth.attempt.claim if truth.attempt is not None else {}

@@ -183,13 +183,15 @@ def _where_it_came_up(
     run: Run, instance: Instance, attempt: Attempt, watch: Observer
 ) -> Truth | None:
     """Return what is true of a Slurm step whose server came up, while it may be there."""
+    handle = Servers(run.paths.servers).find(server_name(instance))
+    is_listed = handle is not None and not handle.ended
     if "batch" in attempt.claim:
         life, _ = watch.job(run.paths, instance.key, attempt)
-        ended = _ended(attempt, instance, "")
-        return Truth(ended, attempt, life) if life is not Life.ENDED else None
-    handle = Servers(run.paths.servers).find(server_name(instance))
+        if life is Life.UNKNOWN and is_kept(instance) and is_listed:
+            life = Life.ALIVE  # Where Slurm is not asked; who reads it asks the server itself.
+        return None if life is Life.ENDED else Truth(_ended(attempt, instance, ""), attempt, life)
     is_driven = watch.life(Driver.from_json(attempt.claim["driver"])) is not Life.ENDED
-    if handle is None or handle.ended or not is_driven:
+    if not is_listed or not is_driven:
         return None
     message = f"its server is another run's, on {attempt.claim.get('job')}"
     return Truth(Standing(State.RUNNING, message=message), attempt, Life.ALIVE)
