@@ -25,11 +25,12 @@ def with_elements(
     instances: Mapping[str, Instance],
 ) -> tuple[Mapping[str, Instance], list[Problem]]:
     """Return `instances` with the elements that they share, and what is wrong with those."""
-    readers = {s: r for s, r in readers_of(instances).items() if instances[s].serves}
+    readers = readers_of(instances)
     problems = [p for found in readers.values() for r in found for p in _elsewhere(r, instances)]
-    members = _members(
-        instances, {s: r for s, r in readers.items() if instances[s].scheduler == "slurm"}
-    )
+    in_slurm = {s: found for s, found in readers.items() if instances[s].scheduler == "slurm"}
+    if not in_slurm:
+        return instances, problems
+    members = _members(instances, in_slurm)
     servers: dict[str, list[str]] = {}
     for server, inside in members.items():
         for step in inside:
@@ -42,7 +43,7 @@ def with_elements(
     placed = {
         s: i._replace(element=element[s]) if s in element else i for s, i in instances.items()
     }
-    return (placed if element else instances), problems
+    return placed, problems
 
 
 def _members(
@@ -50,13 +51,13 @@ def _members(
 ) -> dict[str, set[str]]:
     """Return server -> what runs in its element: it, its readers, and all that is between."""
     children: dict[str, list[str]] = {}
-    for step, instance in instances.items() if readers else ():
+    for step, instance in instances.items():
         for parent in instance.parents:
             children.setdefault(parent, []).append(step)
     found = {}
     for server, reading in readers.items():
         above = _reached((r.step for r in reading), lambda s: instances[s].parents, stop={server})
-        found[server] = _reached([server], lambda s: children.get(s, ()), within=above) | {server}
+        found[server] = _reached([server], lambda s: children.get(s, ()), within=above)
     return found
 
 
@@ -141,7 +142,7 @@ def _cycle_problems(
 ) -> Iterator[Problem]:
     """Yield the servers that would wait for each other, their elements being one each."""
     parents: dict[str, dict[str, None]] = {element.get(step, step): {} for step in instances}
-    for step, instance in instances.items() if element else ():
+    for step, instance in instances.items():
         own = element.get(step, step)
         above = (element.get(parent, parent) for parent in instance.parents)
         parents[own].update((parent, None) for parent in above if parent != own)
