@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from nexa_hpc.core.endpoints import is_kept
+from nexa_hpc.core.endpoints import is_for_others
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.records import Attempt
 from nexa_hpc.core.runs import Run
@@ -66,13 +66,18 @@ def with_servers(
                 changes = together([candidates[step].changes for step in inside])
                 found[server] = replace(candidates[server], changes=changes)
                 continue
-        elif is_kept(run.instances[server]) or candidates.keys().isdisjoint(readers):
+        elif candidates.keys().isdisjoint(readers) or _is_up_for_all(run, server, known):
             continue
         else:
             awaited.add(server)
         for step in inside:
             found.pop(step)
     return _without_orphans(found, candidates), frozenset(awaited)
+
+
+def _is_up_for_all(run: Run, server: str, known: Mapping[str, Standing]) -> bool:
+    is_up = server in known and known[server].state.succeeded
+    return is_up and is_for_others(run.instances[server], run.paths)
 
 
 def _by_element(run: Run, candidates: Iterable[str]) -> dict[str, list[str]]:

@@ -10,8 +10,9 @@ Called by `submitting`, before anything more is submitted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
+from nexa_hpc.core.parts import with_all_above
 from nexa_hpc.core.runs import Run
 from nexa_hpc.core.states import Standing, State
 from nexa_hpc.core.trying import Changes
@@ -76,7 +77,16 @@ def _canaries(run: Run, terms: Terms) -> frozenset[str]:
         for instance in run.instances.values()
         if instance.scheduler == "slurm"
     ]
-    chosen = units.first_of_each(jobs, terms.policy["canary"])
-    servers = chosen & set(run.shared_elements.values())
-    inside = (step for step, server in run.shared_elements.items() if server in servers)
-    return frozenset(chosen.union(inside))
+    return _with_elements(run, units.first_of_each(jobs, terms.policy["canary"]))
+
+
+def _with_elements(run: Run, chosen: Collection[str]) -> frozenset[str]:
+    """Return `chosen`, Slurm steps, with all that shares an element with one, or is above that."""
+    found, before = frozenset(chosen), frozenset[str]()
+    while run.shared_elements and found != before:
+        before = found
+        servers = {run.shared_elements.get(step) for step in found}
+        inside = {s for s, server in run.shared_elements.items() if server in servers}
+        above = with_all_above(run.instances, found | inside)
+        found |= {step for step in above if run.instances[step].scheduler == "slurm"}
+    return found

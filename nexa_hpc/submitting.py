@@ -15,6 +15,7 @@ from nexa_hpc.candidates import Candidate, was_refused, with_servers, within_rea
 from nexa_hpc.caution import Caution
 from nexa_hpc.core import batches, records
 from nexa_hpc.core.drivers import Driver, Life
+from nexa_hpc.core.endpoints import is_kept
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.parts import with_all_below
 from nexa_hpc.core.paths import RunPaths
@@ -234,18 +235,25 @@ class SlurmSide:
         if not self._advance_job.is_wanted:
             return
         try:
-            self._advance_job.arm([job], "")
+            # That job may be one that stays.
+            self._advance_job.arm([] if any(map(self._stays, self._run.instances)) else [job], "")
         except SchedulerError:
             return  # `arm` tells, when all has been submitted.
 
     def _awaited(self, standings: Mapping[str, Standing]) -> list[str]:
         """Return the jobs whose end is news."""
-        elements = [s.job for s in standings.values() if s.state in _IN_SLURM and s.job]
+        live = ((step, s.job) for step, s in standings.items() if s.state in _IN_SLURM)
+        elements = [job for step, job in live if job and not self._stays(step)]
         elements += sorted(self._serving)
         if self._caution.is_watchful:
             # Of a run that is to be stopped when it fails, the first end of any element is news.
             return list(dict.fromkeys(elements))
         return list(dict.fromkeys(job.partition("_")[0] for job in elements))
+
+    def _stays(self, step: str) -> bool:
+        """Return whether the job of `step` goes on for a server when all in it has ended."""
+        server = self._run.shared_elements.get(step)
+        return server is not None and is_kept(self._run.instances[server])
 
     def _is_alive(self, standings: Mapping[str, Standing]) -> bool:
         """Return whether something of the run is in Slurm's hands, or waits for room there."""

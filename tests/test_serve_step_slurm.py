@@ -118,6 +118,29 @@ def test_what_one_reader_needs_and_fails_is_no_matter_of_the_others(
     wait_until(site.nothing_lives, 30, "the server to end")
 
 
+def test_a_reader_behind_a_server_that_fails_needs_no_server(site: Site, flow: SlurmFlow) -> None:
+    broken = {**site.serve("broken", python="/nowhere/python"), "after": []}
+    first = site.ask("first", **{"in": {"endpoint": "broken"}})
+    flow.write(broken, first, {**site.serve(), "after": []}, site.ask("last", after=["first"]))
+    flow.submit("--wait", expect=1)
+    expected = {"broken": "FAILED", "first": "BLOCKED", "serve": "SKIPPED", "last": "BLOCKED"}
+    assert flow.now() == expected
+    assert site.stand_in.starts() == []
+
+
+def test_a_reader_of_a_kept_server_is_tried_again_in_another_job(
+    site: Site, flow: SlurmFlow
+) -> None:
+    fails_once = f"{ASK}\ntest -e ../again || {{ touch ../again; exit 1; }}"
+    flow.write(site.serve(keep=True), site.ask("ask", fails_once, retry={"exception": 1}))
+    flow.submit()
+    assert set(flow.settle().values()) == {"COMPLETED"}
+    assert len(site.stand_in.starts()) == 1
+    assert len({attempt.job for attempt in attempts(flow, "ask")}) == 2
+    site.cli("serve", "stop", *site.listed())
+    wait_until(site.nothing_lives, 30, "the server to end")
+
+
 def test_what_comes_between_and_is_tried_again_brings_the_server_along(
     site: Site, flow: SlurmFlow
 ) -> None:
@@ -131,8 +154,11 @@ def test_what_comes_between_and_is_tried_again_brings_the_server_along(
 
 def test_canaries_are_whole_elements(site: Site, flow: SlurmFlow) -> None:
     flow.configure(policy=f"{POLICY}canary: 1\n")
-    flow.write(site.serve(), *(site.ask(f"ask{n}", after=["serve"]) for n in range(3)))
+    needed = (flow.step(f"data{n}", after=[]) for n in range(3))
+    asks = (site.ask(f"ask{n}", after=[f"data{n}"]) for n in range(3))
+    flow.write({**site.serve(), "after": []}, *needed, *asks)
     flow.submit("--wait")
+    assert len(site.stand_in.starts()) == 1
     assert set(flow.now().values()) == {"COMPLETED"}
     wait_until(site.nothing_lives, 30, "the server to end")
 

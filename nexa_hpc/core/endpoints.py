@@ -18,7 +18,7 @@ from pathlib import Path
 from nexa_hpc.core.instances import SKIP, Instance
 from nexa_hpc.core.paths import ProjectPaths
 from nexa_hpc.core.results import find_result
-from nexa_hpc.core.servers import Condition, Servers, answers
+from nexa_hpc.core.servers import Condition, Servers, answers, is_loopback
 from nexa_hpc.errors import Interrupted, StepError
 
 KEEP, DRY_RUN = "keep", "dry_run"
@@ -52,6 +52,14 @@ def server_name(instance: Instance) -> str:
 def is_kept(instance: Instance) -> bool:
     """Return whether the server of `instance` stays when nothing reads it any more."""
     return bool(instance.params.get(KEEP))
+
+
+def is_for_others(instance: Instance, paths: ProjectPaths) -> bool:
+    """Return whether the server of `instance` is up, stays, and is reached from other machines."""
+    handle = Servers(paths.servers).find(server_name(instance))
+    if handle is None or handle.ended or handle.leased:
+        return False
+    return bool(handle.url) and not is_loopback(handle.host)
 
 
 def readers_of(instances: Mapping[str, Instance]) -> dict[str, list[Instance]]:

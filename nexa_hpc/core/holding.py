@@ -95,7 +95,7 @@ class HeldServers:
         handle = self._servers.find(name)
         if handle is None or not handle.leased or not self._servers.condition(handle)[0].lives:
             return False
-        return Life.ALIVE in self._leases.lives(name, besides=self._driver)
+        return bool(self._leases.lives(name, besides=self._driver))
 
     def _is_own(self, truth: Truth) -> bool:
         claim = truth.attempt.claim if truth.attempt is not None else {}

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from nexa_hpc.core.endpoints import DRY_RUN, KEEP
+from nexa_hpc.core.servers import is_loopback
 
 if TYPE_CHECKING:
     from nexa_hpc.core.checks import Drafts, PlanRequest
@@ -24,12 +25,21 @@ def check_servers(request: PlanRequest, drafts: Drafts) -> None:
         if step.id not in drafts.handlers or not drafts.handlers[step.id].serves:
             continue
         is_job = request.scheduler_of(step) == "slurm"
-        if is_job and step.params.get(KEEP) and step.params.get("token") is False:
-            message = "a server that stays in Slurm is there for other machines, and has a token"
-            drafts.problems.append(request.problem(step, "params.token", message))
+        if is_job and step.params.get(KEEP):
+            _check_kept(request, drafts, step)
         if step.id not in read and not step.params.get(KEEP) and not step.params.get(DRY_RUN):
             message = "no step reads it, so it would be taken down at once; say `keep: true`"
             drafts.problems.append(request.problem(step, "params", message))
+
+
+def _check_kept(request: PlanRequest, drafts: Drafts, step: Step) -> None:
+    """Note what keeps a server that stays in Slurm from being there for other machines."""
+    if step.params.get("token") is False:
+        message = "a server that stays in Slurm is there for other machines, and has a token"
+        drafts.problems.append(request.problem(step, "params.token", message))
+    if is_loopback(str(step.params.get("host", ""))):
+        message = "a server that stays in Slurm is there for other machines: leave it away"
+        drafts.problems.append(request.problem(step, "params.host", message))
 
 
 def _check_readers(request: PlanRequest, drafts: Drafts, steps: Mapping[str, Step]) -> set[str]:

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from nexa_hpc.core.artifacts import Finding
 from nexa_hpc.core.drivers import Driver, Life, Watch
-from nexa_hpc.core.endpoints import IDLE, is_idle, is_kept, server_name
+from nexa_hpc.core.endpoints import IDLE, is_idle, is_kept, server_name, servers_read
 from nexa_hpc.core.instances import SKIP, Instance
 from nexa_hpc.core.paths import ProjectPaths
 from nexa_hpc.core.records import Attempt, now, read_attempts
@@ -117,18 +117,29 @@ def _of_server(
     something that reads it is still to be made. It is not begun where nothing is: that is asked
     now, and not of the plan, for a result may have come, or gone.
     """
-    newest, state = truth.attempt, truth.standing.state
-    came_up = newest is not None and newest.state.succeeded
-    if instance.scheduler == "slurm" and newest is not None and came_up:
+    newest, state = _last_that_started_it(run, instance, truth.attempt), truth.standing.state
+    if instance.scheduler == "slurm" and newest is not None and newest.state.succeeded:
         there = _where_it_came_up(run, instance, newest, watch)
         if there is not None and (state.succeeded or there.life is Life.ALIVE):
-            return there
+            is_of_use = there.standing.state.succeeded
+            is_idle_here = not is_of_use and is_unwanted(run, instance, before, watch)
+            return Truth(Standing(State.SKIPPED, message=IDLE), newest) if is_idle_here else there
         if state.succeeded and _is_read(run, instance, before, watch):
             message = "its server has gone with its job"
             return Truth(Standing(State.PENDING, message=message), newest)
-    if truth.standing.state is State.PENDING and is_unwanted(run, instance, before, watch):
+    # Where its job has ended without a record, that is recorded first.
+    is_closed = truth.life is not Life.ENDED
+    if state is State.PENDING and is_closed and is_unwanted(run, instance, before, watch):
         return Truth(Standing(State.SKIPPED, message=IDLE), newest)
     return truth
+
+
+def _last_that_started_it(run: Run, instance: Instance, newest: Attempt | None) -> Attempt | None:
+    """Return the attempt that started the server, where others found that one answering."""
+    if newest is None or newest.state is not State.SKIPPED:
+        return newest
+    attempts = read_attempts(run.paths.records(instance.key))
+    return next((a for a in reversed(attempts) if a.state is State.COMPLETED), newest)
 
 
 def is_unwanted(run: Run, server: Instance, before: Mapping[str, int], watch: Observer) -> bool:
@@ -154,16 +165,20 @@ def is_to_come(run: Run, instance: Instance, before: Mapping[str, int], watch: O
 def _is_blocked(run: Run, instance: Instance, before: Mapping[str, int], watch: Observer) -> bool:
     """Return whether something above has failed for good; what has its result hides what is above.
 
-    Servers are passed over: it is for them that this is asked.
+    The server that it reads is passed over, as it is for that one that this is asked; of others
+    the records alone are believed.
     """
-    stopped, seen, waiting = run.stopped, {instance.step}, [*instance.parents]
+    stopped, waiting = run.stopped, [*instance.parents]
+    seen = {instance.step, *servers_read(instance)}
     while waiting:
         step = waiting.pop()
         above = run.instances[step]
-        if step in seen or above.serves:
+        if step in seen:
             continue
         seen.add(step)
-        standing = _with_another_try(run, above, before, watch)
+        look = _fold if above.serves else fold
+        truth = look(run, above, before, watch)
+        standing = awaiting_another_try(run, above, before, truth) or truth.standing
         if standing.state.succeeded:
             continue
         if step in stopped or standing.state in _MAY_BE_TRIED_AGAIN:
@@ -187,8 +202,10 @@ def _where_it_came_up(
     is_listed = handle is not None and not handle.ended
     if "batch" in attempt.claim:
         life, _ = watch.job(run.paths, instance.key, attempt)
-        if life is Life.UNKNOWN and is_kept(instance) and is_listed:
-            life = Life.ALIVE  # Where Slurm is not asked; who reads it asks the server itself.
+        stays = is_kept(instance) or (handle is not None and not handle.leased)
+        if life is Life.UNKNOWN and stays:
+            # Where Slurm is not asked; who reads it asks the server itself.
+            life = Life.ALIVE if is_listed else Life.ENDED
         return None if life is Life.ENDED else Truth(_ended(attempt, instance, ""), attempt, life)
     is_driven = watch.life(Driver.from_json(attempt.claim["driver"])) is not Life.ENDED
     if not is_listed or not is_driven:

@@ -25,7 +25,7 @@ from nexa_hpc.core.ranks import RANKS_VARIABLE, Ranks
 from nexa_hpc.core.records import Attempt, read_attempts
 from nexa_hpc.core.runs import Run, is_asked, newest_run, open_run
 from nexa_hpc.core.sharing import require_own
-from nexa_hpc.core.standings import Processes, as_stopped, fold, is_to_come, is_unwanted
+from nexa_hpc.core.standings import Processes, as_stopped, fold, is_unwanted
 from nexa_hpc.core.states import Reason, State
 from nexa_hpc.element import stopping
 from nexa_hpc.element.child import TERMINATION, TIME_LIMIT, Signals, run_forked, run_started
@@ -118,15 +118,11 @@ class Element:
 
     def _is_to_stay(self, server: Instance) -> bool:
         """Return whether the element stays for a server that it has started, now that all that
-        reads it has ended: not if some of that is tried again.
+        reads it here has ended; what is tried again reads it from another job.
         """
-        attempts = read_attempts(self._run.paths.records(server.key))
-        if not is_kept(server) or not attempts or attempts[-1].state is not State.COMPLETED:
-            return False
-        is_own = attempts[-1].claim.get("batch") == self._batch.token
-        readers = self._run.readers[server.step]
-        return is_own and not any(
-            is_to_come(self._run, reader, self._before, self._watch) for reader in readers
+        return is_kept(server) and any(
+            attempt.state is State.COMPLETED and attempt.claim.get("batch") == self._batch.token
+            for attempt in read_attempts(self._run.paths.records(server.key))
         )
 
     def _run_member(self, member: Member, signals: Signals) -> int:

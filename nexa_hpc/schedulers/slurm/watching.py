@@ -71,6 +71,9 @@ class Observer(Watch):
     def _without_job(
         self, place: RunPaths, claim: Mapping[str, Any], attempt: Attempt
     ) -> tuple[Life, Standing]:
+        if attempt.start is not None and not attempt.is_open:
+            # An element records its answer first: the folder of its run is gone.
+            return _ended(State.PENDING, "nothing is known of its job any more")
         if attempt.start is not None:
             # An element runs before the answer to its submission was recorded.
             return Life.ALIVE, Standing(State.RUNNING, job=attempt.start.get("job"))
