@@ -119,7 +119,7 @@ def test_what_one_reader_needs_and_fails_is_no_matter_of_the_others(
 
 
 def test_a_reader_behind_a_server_that_fails_needs_no_server(site: Site, flow: SlurmFlow) -> None:
-    broken = {**site.serve("broken", python="/nowhere/python"), "after": []}
+    broken = {**site.serve("broken", python="/nowhere/python", max_batch=2), "after": []}
     first = site.ask("first", **{"in": {"endpoint": "broken"}})
     flow.write(broken, first, {**site.serve(), "after": []}, site.ask("last", after=["first"]))
     flow.submit("--wait", expect=1)

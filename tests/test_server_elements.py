@@ -105,6 +105,13 @@ def test_what_shares_an_element_asks_for_what_its_server_does(
         assert words in told(site, *steps)
 
 
+@pytest.mark.parametrize("scheduler", ["slurm", "local"])
+def test_two_servers_of_the_same_are_one_too_many(site: Site, scheduler: str) -> None:
+    again = site.ask("again", **{"in": {"endpoint": "twin"}})
+    said = told(site, site.serve(), site.ask(), site.serve("twin"), again, scheduler=scheduler)
+    assert "step 'twin': params: it serves what 'serve' serves" in said
+
+
 def test_a_server_in_slurm_has_one_task(site: Site) -> None:
     wide = {**site.serve(), "resources": {"nodes": 2}}
     assert "has one task on one node" in told(site, wide, site.ask())
@@ -112,14 +119,14 @@ def test_a_server_in_slurm_has_one_task(site: Site) -> None:
 
 def test_a_step_reads_one_server_and_servers_do_not_wait_for_each_other(site: Site) -> None:
     both = site.ask(**{"in": {"endpoint": "serve", "other": "judge"}})
-    said = told(site, site.serve(), site.serve("judge"), both)
+    said = told(site, site.serve(), site.serve("judge", max_batch=2), both)
     assert "of the server 'serve' and 'judge': there is one in an element" in said
-    chain = [site.serve(), site.serve("judge"), site.ask()]
+    chain = [site.serve(), site.serve("judge", max_batch=2), site.ask()]
     said = told(site, *chain, site.ask("last", **{"in": {"endpoint": "judge"}}))
     assert said.count("step 'ask'") == 1 and "name in `after` what the steps really wait" in said
     first = site.ask("first", after=["above_second"])
     second = site.ask("second", after=["above_first"], **{"in": {"endpoint": "judge"}})
-    servers = [{**step, "after": []} for step in (site.serve(), site.serve("judge"))]
+    servers = [{**step, "after": []} for step in (site.serve(), site.serve("judge", max_batch=2))]
     above = [
         site.flow.step("above_first", after=["serve"]),
         site.flow.step("above_second", after=["judge"]),
@@ -171,7 +178,7 @@ def test_elements_of_servers_are_whole_and_wait_for_none_that_waits_for_them(
     read = {server for _, _, server in drawn}
     for n, (what, after, server) in enumerate(drawn):
         is_server = what == "serve" and n in read
-        step = site.serve(f"s{n}") if is_server else site.flow.step(f"s{n}")
+        step = site.serve(f"s{n}", max_batch=n + 1) if is_server else site.flow.step(f"s{n}")
         step["after"] = [f"s{m}" for m in after]
         if server is not None:
             step["in"] = {"endpoint": f"s{server}"}

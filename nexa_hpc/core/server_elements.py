@@ -26,7 +26,8 @@ def with_elements(
 ) -> tuple[Mapping[str, Instance], list[Problem]]:
     """Return `instances` with the elements that they share, and what is wrong with those."""
     readers = readers_of(instances)
-    problems = [p for found in readers.values() for r in found for p in _elsewhere(r, instances)]
+    problems = [*_twins(instances, readers)]
+    problems += [p for found in readers.values() for r in found for p in _elsewhere(r, instances)]
     in_slurm = {s: found for s, found in readers.items() if instances[s].scheduler == "slurm"}
     if not in_slurm:
         return instances, problems
@@ -78,6 +79,20 @@ def _reached(
                 found.add(other)
                 waiting.append(other)
     return found
+
+
+def _twins(instances: Mapping[str, Instance], servers: Iterable[str]) -> Iterator[Problem]:
+    """Yield the servers that have the key of another one: both would have the same attempts."""
+    first: dict[str, str] = {}
+    for step in servers:
+        instance = instances[step]
+        other = first.setdefault(instance.key, step)
+        if other != step:
+            message = (
+                f"it serves what '{instances[other].step_id}' serves, in the same way: let what "
+                "reads it read that one"
+            )
+            yield instance, "params", message
 
 
 def _elsewhere(reader: Instance, instances: Mapping[str, Instance]) -> Iterator[Problem]:
