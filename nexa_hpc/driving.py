@@ -27,7 +27,7 @@ from nexa_hpc.core.standings import Observer as StandingObserver
 from nexa_hpc.core.standings import fold_all
 from nexa_hpc.core.states import Standing, State
 from nexa_hpc.errors import ArtifactError, Interrupted, SchedulerError
-from nexa_hpc.observing import Observer, Silent
+from nexa_hpc.observing import Observer
 from nexa_hpc.schedulers.base import Element, Scheduler
 from nexa_hpc.schedulers.local import LocalScheduler
 from nexa_hpc.schedulers.pool import WorkerPool
@@ -130,7 +130,7 @@ def advance_in_job(reference: str) -> None:
         return
     signal.signal(signal.SIGUSR2, _out_of_time)
     try:
-        standings = drive(run, Silent(), wait=False)
+        standings = drive(run, Observer(), wait=False)
     except _OutOfTime as error:
         print(f"run {run.id}: {error}; the next advance job goes on")
         return

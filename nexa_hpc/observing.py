@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from nexa_hpc.core.handlers import Progress
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.states import Standing
 from nexa_hpc.handover import HandedOver
 
 
-class Observer(Protocol):
-    """Is told what happens, as it happens; the command line shows it."""
+class Observer:
+    """Is told what happens, as it happens; shows nothing itself: what does derives from it."""
 
     def started(self, instance: Instance, attempt: int) -> None:
         """An attempt begins."""
@@ -30,25 +28,3 @@ class Observer(Protocol):
 
     def handed_over(self, done: HandedOver) -> None:
         """Something was submitted to Slurm, or could not be."""
-
-
-class Silent:
-    """An observer that shows nothing."""
-
-    def started(self, instance: Instance, attempt: int) -> None:
-        """See `Observer`."""
-
-    def output(self, instance: Instance, text: bytes) -> None:
-        """See `Observer`."""
-
-    def progressed(self, instance: Instance, progress: Progress) -> None:
-        """See `Observer`."""
-
-    def settled(self, instance: Instance, standing: Standing) -> None:
-        """See `Observer`."""
-
-    def waits(self, instance: Instance, standing: Standing) -> None:
-        """See `Observer`."""
-
-    def handed_over(self, done: HandedOver) -> None:
-        """See `Observer`."""

@@ -21,7 +21,7 @@ from nexa_hpc.core.standings import fold_all
 from nexa_hpc.core.states import Standing
 from nexa_hpc.core.sweep_table import read_results
 from nexa_hpc.errors import UnknownNameError, nearest
-from nexa_hpc.observing import Observer, Silent
+from nexa_hpc.observing import Observer
 from nexa_hpc.schedulers.login import obey_login_policy
 from nexa_hpc.schedulers.requeued import stay_cancelled
 from nexa_hpc.schedulers.slurm.watching import observer_of
@@ -105,7 +105,7 @@ class PipelineRun:
 
         Nothing is done for what has settled. Raises as `driving.drive` does.
         """
-        self.standings = driving.drive(self._run, Silent(), wait=True)
+        self.standings = driving.drive(self._run, Observer(), wait=True)
         return self
 
     def _instance(self, step: str) -> Instance:
@@ -118,7 +118,7 @@ def drive(
     run: Run, observer: Observer | None = None, jobs: int = 1, *, wait: bool = True
 ) -> PipelineRun:
     """Drive a recorded run to its end; without `wait`, until all that is left is Slurm's."""
-    standings = driving.drive(run, observer or Silent(), jobs, wait=wait)
+    standings = driving.drive(run, observer or Observer(), jobs, wait=wait)
     return PipelineRun(run, standings)
 
 

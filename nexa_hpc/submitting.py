@@ -236,7 +236,9 @@ class SlurmSide:
             return
         try:
             # That job may be one that stays.
-            self._advance_job.arm([] if any(map(self._stays, self._run.instances)) else [job], "")
+            self._advance_job.arm(
+                [] if any(map(self._stays, self._run.shared_elements)) else [job], ""
+            )
         except SchedulerError:
             return  # `arm` tells, when all has been submitted.
 

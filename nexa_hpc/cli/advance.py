@@ -15,7 +15,7 @@ from nexa_hpc.core.sharing import is_own
 from nexa_hpc.core.standings import fold_all
 from nexa_hpc.driving import drive
 from nexa_hpc.errors import NexaError
-from nexa_hpc.observing import Silent
+from nexa_hpc.observing import Observer
 from nexa_hpc.schedulers.slurm.here import this_cluster
 
 
@@ -57,7 +57,7 @@ def advance(session: Session, run: str | None, every: bool) -> None:
 def _advance(run: Run) -> str:
     if run.cancelled:
         return f"run {run.id}: was cancelled; `nexa-hpc resume {run.id}` goes on"
-    return f"run {run.id}: {summary(drive(run, Silent(), wait=False))}"
+    return f"run {run.id}: {summary(drive(run, Observer(), wait=False))}"
 
 
 def _unfinished(session: Session) -> list[Run]:

@@ -21,13 +21,14 @@ from nexa_hpc.core.quoting import printable
 from nexa_hpc.core.runs import Run
 from nexa_hpc.core.states import Standing, State
 from nexa_hpc.handover import HandedOver
+from nexa_hpc.observing import Observer
 
 _ROWS_SHOWN = 25
 _REFRESH_PER_S = 4
 
 
-class LiveTable:
-    """An `advance.Observer` that redraws a table; a context manager."""
+class LiveTable(Observer):
+    """An `observing.Observer` that redraws a table; a context manager."""
 
     def __init__(self, run: Run, out: TextIO) -> None:
         self._run = run
@@ -56,13 +57,13 @@ class LiveTable:
         self._live.__exit__(None, None, None)
 
     def started(self, instance: Instance, attempt: int) -> None:
-        """See `advance.Observer`."""
+        """See `observing.Observer`."""
         self._began[instance.step] = time.monotonic()
         self._standings[instance.step] = Standing(State.RUNNING, attempt=attempt)
         self._notes[instance.step] = printable(instance.reason)
 
     def output(self, instance: Instance, text: bytes) -> None:
-        """See `advance.Observer`; whole lines, above the table."""
+        """See `observing.Observer`; whole lines, above the table."""
         shown = self._text.decode(instance.step, text)
         lines = (self._line.pop(instance.step, "") + shown).split("\n")
         for line in lines[:-1]:
@@ -71,11 +72,11 @@ class LiveTable:
             self._line[instance.step] = _last_state(lines[-1])
 
     def progressed(self, instance: Instance, progress: Progress) -> None:
-        """See `advance.Observer`."""
+        """See `observing.Observer`."""
         self._notes[instance.step] = progress_text(progress)
 
     def settled(self, instance: Instance, standing: Standing) -> None:
-        """See `advance.Observer`."""
+        """See `observing.Observer`."""
         step = instance.step
         self._standings[step] = standing
         self._notes[step] = printable(standing.message.split("\n")[0])
@@ -83,12 +84,12 @@ class LiveTable:
             self._took[step] = time.monotonic() - self._began[step]
 
     def waits(self, instance: Instance, standing: Standing) -> None:
-        """See `advance.Observer`."""
+        """See `observing.Observer`."""
         self._standings[instance.step] = standing
         self._notes[instance.step] = printable(standing.message)
 
     def handed_over(self, done: HandedOver) -> None:
-        """See `advance.Observer`."""
+        """See `observing.Observer`."""
         for step, job in done.jobs.items():
             self._standings[step] = Standing(State.SUBMITTED, job=job)
         for line in submission_lines(done):

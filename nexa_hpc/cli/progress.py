@@ -71,7 +71,7 @@ class StepText:
         return self._decoders[step].decode(piece)
 
 
-class PlainLines:
+class PlainLines(Observer):
     """One line for each thing that happens, and the running step's output as it comes."""
 
     def __init__(self, run: Run, out: TextIO) -> None:
@@ -86,13 +86,13 @@ class PlainLines:
         self._print(f"run {run.id}: {count} step{'' if count == 1 else 's'}")
 
     def started(self, instance: Instance, attempt: int) -> None:
-        """See `advance.Observer`."""
+        """See `observing.Observer`."""
         self._started[instance.step] = time.monotonic()
         again = f" (attempt {attempt})" if attempt > 1 else ""
         self._print(f"{instance.step}: RUNNING{again}: {printable(instance.reason)}")
 
     def output(self, instance: Instance, text: bytes) -> None:
-        """See `advance.Observer`."""
+        """See `observing.Observer`."""
         shown = self._text.decode(instance.step, text)
         if shown:
             self._within_line = not shown.endswith("\n")
@@ -100,13 +100,13 @@ class PlainLines:
             self._out.flush()
 
     def progressed(self, instance: Instance, progress: Progress) -> None:
-        """See `advance.Observer`; at most a line every few seconds."""
+        """See `observing.Observer`; at most a line every few seconds."""
         if time.monotonic() - self._told >= _PROGRESS_EVERY_S:
             self._told = time.monotonic()
             self._print(f"{instance.step}: {progress_text(progress)}")
 
     def settled(self, instance: Instance, standing: Standing) -> None:
-        """See `advance.Observer`."""
+        """See `observing.Observer`."""
         line = f"{instance.step}: {standing.state.value}"
         if instance.step in self._started:
             line += f" in {duration(time.monotonic() - self._started[instance.step])}"
@@ -116,12 +116,12 @@ class PlainLines:
         self._print(line, flush=standing.state is not State.SKIPPED)
 
     def waits(self, instance: Instance, standing: Standing) -> None:
-        """See `advance.Observer`."""
+        """See `observing.Observer`."""
         if standing.message:
             self._print(f"{instance.step}: waiting: {printable_lines(standing.message)}")
 
     def handed_over(self, done: HandedOver) -> None:
-        """See `advance.Observer`."""
+        """See `observing.Observer`."""
         for line in submission_lines(done):
             self._print(line)
 
@@ -142,7 +142,7 @@ class PrefixedLines(PlainLines):
         super().__init__(run, out)
 
     def output(self, instance: Instance, text: bytes) -> None:
-        """See `advance.Observer`."""
+        """See `observing.Observer`."""
         step = instance.step
         lines = (self._rest.pop(step, "") + self._text.decode(step, text)).split("\n")
         for line in lines[:-1]:
@@ -150,14 +150,14 @@ class PrefixedLines(PlainLines):
         self._rest[step] = lines[-1]
 
     def settled(self, instance: Instance, standing: Standing) -> None:
-        """See `advance.Observer`."""
+        """See `observing.Observer`."""
         rest = self._rest.pop(instance.step, "")
         if rest:
             self._print(f"{instance.step} | {rest}")
         super().settled(instance, standing)
 
 
-class JsonLines:
+class JsonLines(Observer):
     """One JSON object a line: `event` and what belongs to it."""
 
     def __init__(self, run: Run, out: TextIO) -> None:
@@ -167,15 +167,15 @@ class JsonLines:
         self._print("run", run=run.id, pipeline=run.pipeline, steps=list(run.instances))
 
     def started(self, instance: Instance, attempt: int) -> None:
-        """See `advance.Observer`."""
+        """See `observing.Observer`."""
         self._print("started", step=instance.step, key=instance.key, attempt=attempt)
 
     def output(self, instance: Instance, text: bytes) -> None:
-        """See `advance.Observer`."""
+        """See `observing.Observer`."""
         self._print("output", step=instance.step, text=self._text.decode(instance.step, text))
 
     def progressed(self, instance: Instance, progress: Progress) -> None:
-        """See `advance.Observer`."""
+        """See `observing.Observer`."""
         self._print(
             "progress",
             step=instance.step,
@@ -186,7 +186,7 @@ class JsonLines:
         )
 
     def settled(self, instance: Instance, standing: Standing) -> None:
-        """See `advance.Observer`."""
+        """See `observing.Observer`."""
         self._print(
             "settled",
             step=instance.step,
@@ -197,12 +197,12 @@ class JsonLines:
         )
 
     def waits(self, instance: Instance, standing: Standing) -> None:
-        """See `advance.Observer`."""
+        """See `observing.Observer`."""
         if standing.state is not State.PENDING:
             self._print("waits", step=instance.step, message=standing.message)
 
     def handed_over(self, done: HandedOver) -> None:
-        """See `advance.Observer`."""
+        """See `observing.Observer`."""
         self._print("submitted", jobs=done.jobs)
 
     def _print(self, event: str, **content: object) -> None:

@@ -9,7 +9,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +89,7 @@ def start(
     if scheduler == LOCAL and (asked or no_wait):
         raise UserError("--sbatch and --no-wait are for jobs: add `--scheduler slurm`")
     servers = servers_of(session)
-    params = {**_options(options), **{n: value for n, value in given.items() if value is not None}}
-    if "/" in str(params.get("python")):
-        # A server has a folder of its own. What a link leads to is another environment's.
-        params["python"] = str(Path.cwd() / str(params["python"]))
-    if scheduler == SLURM:
-        params.setdefault("host", EVERYWHERE)
+    params = _params(options, given, scheduler)
     called = name or _name_after(serving.model_name(model))
     _refuse(serving.problems(backend, {**params, "name": called}))
     script = _Script(session, asked, params) if scheduler == SLURM else None
@@ -109,20 +104,33 @@ def start(
     )
     if dry_run:
         command = shlex.join(handle.command(handle.port))
-        click.echo(
-            command if script is None else f"{script.of(servers, handle)}# The server: {command}"
-        )
-        return
-    if script is None:
-        handle = serving.start(servers, handle, _tell)
-    else:
-        handle = _start_job(servers, handle, script, wait=not no_wait)
-    if no_wait:
+        before = f"{script.of(servers, handle)}# The server: " if script is not None else ""
+        click.echo(before + command)
+    elif no_wait and script is not None:
+        _start_job(servers, handle, script, wait=False)
         _tell(f"once it answers: nexa-hpc serve url {called}")
-        return
+    elif script is not None:
+        _show(_start_job(servers, handle, script, wait=True))
+    else:
+        _show(serving.start(servers, handle, _tell))
+
+
+def _params(options: Sequence[str], given: Mapping[str, Any], scheduler: str) -> dict[str, Any]:
+    """Return the params that the options of the command come to."""
+    params = {**_options(options), **{n: value for n, value in given.items() if value is not None}}
+    if "/" in str(params.get("python")):
+        # A server has a folder of its own. What a link leads to is another environment's.
+        params["python"] = str(Path.cwd() / str(params["python"]))
+    if scheduler == SLURM:
+        params.setdefault("host", EVERYWHERE)
+    return params
+
+
+def _show(handle: Handle) -> None:
+    """Tell how a server that answers is reached."""
     if handle.token_variable:
-        _tell(f"clients show a token: nexa-hpc serve url {called} --token")
-    _tell(f"serving '{handle.served_as}' as {called}")
+        _tell(f"clients show a token: nexa-hpc serve url {handle.name} --token")
+    _tell(f"serving '{handle.served_as}' as {handle.name}")
     click.echo(handle.url)
 
 

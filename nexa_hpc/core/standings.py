@@ -151,10 +151,10 @@ def is_unwanted(run: Run, server: Instance, before: Mapping[str, int], watch: Ob
 
 def _is_read(run: Run, server: Instance, before: Mapping[str, int], watch: Observer) -> bool:
     readers = run.readers[server.step]
-    return any(is_to_come(run, reader, before, watch) for reader in readers)
+    return any(_is_to_come(run, reader, before, watch) for reader in readers)
 
 
-def is_to_come(run: Run, instance: Instance, before: Mapping[str, int], watch: Observer) -> bool:
+def _is_to_come(run: Run, instance: Instance, before: Mapping[str, int], watch: Observer) -> bool:
     """Return whether a Slurm step may still be made in this round, all above it considered."""
     if instance.step in run.stopped:
         return False

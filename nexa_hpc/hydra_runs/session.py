@@ -30,7 +30,7 @@ from nexa_hpc.hydra_runs.options import Options
 from nexa_hpc.hydra_runs.places import NAME, Place
 from nexa_hpc.hydra_runs.points import Multirun, Point
 from nexa_hpc.hydra_runs.recording import compose, record, set_sweep_dir
-from nexa_hpc.observing import Silent
+from nexa_hpc.observing import Observer
 from nexa_hpc.schedulers import refuse_unknown
 from nexa_hpc.schedulers.slurm.terms import Terms
 from nexa_hpc.slurm_terms import read_terms
@@ -201,7 +201,7 @@ def _collect(
     return found
 
 
-class _Log(Silent):
+class _Log(Observer):
     """Tells of jobs in Hydra's log."""
 
     def handed_over(self, done: HandedOver) -> None:

@@ -22,7 +22,6 @@ from nexa_hpc.core.handlers import Task
 from nexa_hpc.core.reading import read_json
 from nexa_hpc.errors import StepError
 
-_WEIGHTS = "model.safetensors"
 _SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model")
 _LEFT_OUT = (
     checkpoints.STATE,
@@ -125,7 +124,7 @@ def _name_base(task: Task, prepared: Prepared, out: Path) -> None:
     model = prepared.model
     declared = next((task.params[n] for n in ("model", "base_model") if n in task.params), None)
     named = adapters.base_name(model, declared, task.project)
-    weights = model.path / _WEIGHTS if model.path is not None else None
+    weights = model.path / adapters.WEIGHTS if model.path is not None else None
     sha256 = sha256_file(weights) if weights is not None and weights.is_file() else None
     base = {"model": named, "revision": model.revision, "sha256": sha256}
     _write(out / adapters.BASE_MODEL, base)

@@ -58,11 +58,15 @@ def check_base(base: Base) -> None:
     file = base.source.path / WEIGHTS if base.source.path is not None else None
     if file is None or base.sha256 is None or not file.is_file():
         return
-    found = sha256_file(file)
-    if found != base.sha256:
+    require_sha256(base.source, sha256_file(file), base.sha256)
+
+
+def require_sha256(source: Source, found: str, expected: str) -> None:
+    """Raise StepError where the weights at `source` are others than those that are expected."""
+    if found != expected:
         raise StepError(
-            f"{base.source.title}: {WEIGHTS} has SHA-256 {found}, not {base.sha256}, the one that "
-            "the adapter was trained on",
+            f"{source.title}: {WEIGHTS} has SHA-256 {found}, not {expected} as `model_sha256` or "
+            f"the adapter's {BASE_MODEL} says",
             hint="it is another model, or a damaged copy: fetch it again",
         )
 

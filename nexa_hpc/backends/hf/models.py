@@ -109,11 +109,7 @@ def check_weights(source: Source, expected: str) -> None:
     found = weights_sha256(source)
     if found is None:
         raise StepError(f"{source.title} has no {WEIGHTS} whose SHA-256 could be checked")
-    if found != expected:
-        raise StepError(
-            f"{source.title}: {WEIGHTS} has SHA-256 {found}, not {expected} as `model_sha256` says",
-            hint="it is another model, or a damaged copy: fetch it again",
-        )
+    adapters.require_sha256(source, found, expected)
 
 
 def add_lora(model: Any, task: str, lora: Mapping[str, Any]) -> Any:
