@@ -7,22 +7,26 @@ one that several tests share, cannot be made to have.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 HERE = Path(__file__).resolve().parent
 SCRIPT = HERE / "slurm_cluster"
 SLURM_CONF = Path("/etc/slurm/slurm.conf")
+USERS = Path(tempfile.gettempdir()) / "nexa_hpc-tests-slurm_cluster.lock"
+"""Locked, not alone, by each process whose tests use the cluster."""
 PATIENCE = 4
 """A machine that others use as well may take so many times as long."""
 COMMANDS = ("sbatch", "squeue", "sacct", "scontrol", "scancel", "sinfo", "sacctmgr", "srun")
@@ -70,14 +74,32 @@ def wait_until(holds: Callable[[], Any], timeout_s: float, what: str) -> None:
 
 @pytest.fixture(scope="session")
 def slurm_cluster() -> Iterator[SlurmCluster]:
-    """The cluster, started where it is not running; skipped, with the reason, where that fails."""
+    """The cluster, started where it is not running, and stopped by who started it when nobody uses
+    it any more. Where it does not start, tests are skipped with the reason; in CI they fail.
+    """
     _install_if_possible()
-    done = subprocess.run([SCRIPT, "up"], capture_output=True, text=True)
+    with USERS.open("w") as users:
+        started = _started(users)
+        fcntl.flock(users, fcntl.LOCK_SH)
+        yield SlurmCluster()
+        if started:
+            fcntl.flock(users, fcntl.LOCK_EX)
+            _script("down", *started)
+
+
+def _started(users: IO[str]) -> list[str]:
+    """Start what is not running; return its names. Whoever is alone takes drained nodes back."""
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        command = [SCRIPT, "up", "resume"]
+    except BlockingIOError:
+        fcntl.flock(users, fcntl.LOCK_SH)
+        command = [SCRIPT, "up"]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        pytest.skip(f"no Slurm cluster for tests: {done.stderr.strip()}")
-    yield SlurmCluster()
-    if done.stdout.split():
-        _script("down", *done.stdout.split())
+        refuse = pytest.fail if os.environ.get("CI") else pytest.skip
+        refuse(f"no Slurm cluster for tests: {done.stderr.strip()}")
+    return done.stdout.split()
 
 
 def _install_if_possible() -> None:
