@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nexa_hpc import worker
-from nexa_hpc.core import records, standings
+from nexa_hpc.core import records, truths
 from nexa_hpc.core.atomic import sync_folder
 from nexa_hpc.core.drivers import Driver, Life
 from nexa_hpc.core.environments import needs_process
@@ -28,8 +28,9 @@ from nexa_hpc.core.links import link_outputs
 from nexa_hpc.core.progress_file import read_progress
 from nexa_hpc.core.projection import write_projection
 from nexa_hpc.core.runs import Run, is_asked, newest_run
-from nexa_hpc.core.standings import Truth, as_stopped, blocked, fold, fold_after
+from nexa_hpc.core.standings import as_stopped, blocked, fold, fold_after
 from nexa_hpc.core.states import Reason, Standing, State
+from nexa_hpc.core.truths import Truth
 from nexa_hpc.errors import ArtifactError, Interrupted, SchedulerError
 from nexa_hpc.observing import Observer
 from nexa_hpc.schedulers.base import Element, JobState, Scheduler
@@ -46,7 +47,7 @@ class View:
     driver: Driver
     observer: Observer
     scheduler: Scheduler
-    watch: standings.Observer
+    watch: truths.Observer
     before: Mapping[str, int]
     frontier: Frontier
     holding: HeldServers

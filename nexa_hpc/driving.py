@@ -23,9 +23,9 @@ from nexa_hpc.core.frontier import Frontier
 from nexa_hpc.core.holding import HeldServers
 from nexa_hpc.core.runs import Run, last_cancel, open_run
 from nexa_hpc.core.sharing import require_own
-from nexa_hpc.core.standings import Observer as StandingObserver
 from nexa_hpc.core.standings import fold_all
 from nexa_hpc.core.states import Standing, State
+from nexa_hpc.core.truths import Observer as StandingObserver
 from nexa_hpc.errors import ArtifactError, Interrupted, SchedulerError
 from nexa_hpc.observing import Observer
 from nexa_hpc.schedulers.base import Element, Scheduler

@@ -20,15 +20,9 @@ from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.parts import with_all_below
 from nexa_hpc.core.paths import RunPaths
 from nexa_hpc.core.runs import Run, mark_cancelled
-from nexa_hpc.core.standings import (
-    Truth,
-    as_stopped,
-    awaiting_another_try,
-    blocked,
-    fold,
-    fold_all,
-)
+from nexa_hpc.core.standings import as_stopped, awaiting_another_try, blocked, fold, fold_all
 from nexa_hpc.core.states import Reason, Standing, State
+from nexa_hpc.core.truths import Truth
 from nexa_hpc.core.trying import attempts_in_round, changes_for
 from nexa_hpc.errors import SchedulerError
 from nexa_hpc.handover import HandedOver, HandOver

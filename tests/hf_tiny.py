@@ -64,8 +64,8 @@ def save_bert(folder: Path) -> Path:
     return folder
 
 
-def save_llama(folder: Path) -> Path:
-    """Save a causal language model of two layers, 32 wide, and its tokenizer."""
+def save_llama(folder: Path, hidden_size: int = 32) -> Path:
+    """Save a causal language model of two layers and its tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -73,7 +73,7 @@ def save_llama(folder: Path) -> Path:
     tokenizer = make_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
+        hidden_size=hidden_size,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,

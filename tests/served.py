@@ -117,6 +117,32 @@ class Site:
         return next((row for row in listed if row["name"] == name), {"state": "ABSENT"})
 
 
+def check_openai_client(client: Any) -> None:
+    """Complete, chat and stream by the `openai` client, as anybody uses it."""
+    asked = {"model": "tiny", "max_tokens": 6, "temperature": 0}
+    assert [model.id for model in client.models.list().data] == ["tiny"]
+    whole = client.completions.create(prompt="the film is", **asked)
+    assert whole.choices[0].finish_reason in ("stop", "length")
+    assert whole.usage.completion_tokens <= 6
+    streamed = client.completions.create(prompt="the film is", stream=True, **asked)
+    assert "".join(part.choices[0].text for part in streamed) == whole.choices[0].text
+    messages = [{"role": "user", "content": "the film"}]
+    chat = client.chat.completions.create(messages=messages, **asked)
+    parts = client.chat.completions.create(messages=messages, stream=True, **asked)
+    said = "".join(part.choices[0].delta.content or "" for part in parts)
+    assert said == chat.choices[0].message.content
+
+
+def check_refusals(client: Any) -> None:
+    """Be refused without the token, and for a model that is not served."""
+    import openai
+
+    with pytest.raises(openai.AuthenticationError):
+        client.with_options(api_key="wrong").models.list()
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(model="other", prompt="a")
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A project with a tiny causal model; what runs at the end is stopped."""

@@ -30,7 +30,8 @@ from nexa_hpc.core.frontier import Frontier
 from nexa_hpc.core.holding import HeldServers
 from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.runs import Run
-from nexa_hpc.core.standings import Truth, fold
+from nexa_hpc.core.standings import fold
+from nexa_hpc.core.truths import Truth
 from nexa_hpc.schedulers.base import Element, JobReport
 
 NEGATIVE_S = 30.0

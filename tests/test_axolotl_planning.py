@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import axolotl_stand_in
 import pytest
 from hf_tiny import step_view
+from planned import plan
 
 from nexa_hpc.backends.axolotl import schema, settings
 from nexa_hpc.core.handlers import StepView, find_handler
@@ -174,6 +176,38 @@ def test_a_file_that_only_the_config_names_is_warned_of(project: Path) -> None:
     )
 
 
+def test_what_else_the_config_names_here_is_warned_of_and_the_model_is_in_the_key(
+    project: Path,
+) -> None:
+    for name in ("adapter", "base"):
+        (project / name).mkdir()
+        (project / name / "w").write_text(name)
+    config = {**CONFIG, "base_model": "base", "adapter": "lora"}
+    (project / "axo.yml").write_text(json.dumps({**config, "lora_model_dir": "adapter"}))
+    inputs = {"dataset": "d.jsonl", "config": "axo.yml"}
+    (warning,) = warnings(project, {}, inputs, env={"container": "x.sif"})[:-1]
+    assert warning.startswith("adapter is named in the config")
+    (project / "d.jsonl").write_text("{}\n")
+    step = {"id": "s", "uses": "runners.train", "backend": "axolotl", "in": inputs}
+    step["env"] = {"container": "x.sif"}
+    step["scheduler"] = "slurm"
+    first = plan(project, step).instances["s"]
+    assert first.inputs["base_model"]["path"] == str(project / "base")
+    (project / "base/w").write_text("other")
+    assert plan(project, step).instances["s"].key != first.key
+
+
+def test_rows_of_one_input_are_at_one_revision(project: Path, stand_in: Path) -> None:
+    file = stand_in / "axolotl/utils/schemas/datasets.py"
+    file.write_text(file.read_text() + "    revision: str | None = None\n")
+    rows = [{"type": "a", "revision": "v1"}, {"type": "b"}]
+    found = problems(project, {"datasets": rows})
+    assert set(found) == {"params.datasets.1.revision"}
+    assert "give these entries a `path` each" in found["params.datasets.1.revision"]
+    rows[1]["path"] = "org/rows"
+    assert problems(project, {"datasets": rows}) == {}
+
+
 def test_rows_get_the_path_and_the_format_of_the_input() -> None:
     given = {**CONFIG, "test_datasets": [{"path": "own", "type": "x"}], "merge": True}
     config = settings.filled(given, "/m", "/d/train.jsonl", "/d/test.csv")
@@ -184,5 +218,7 @@ def test_rows_get_the_path_and_the_format_of_the_input() -> None:
         ],
         "test_datasets": [{"path": "own", "type": "x"}],
     }
+    preferred = settings.filled({**CONFIG, "rl": "dpo"}, None, "/d/train.csv", None)
+    assert "ds_type" not in preferred["datasets"][0]
     folder = settings.filled(CONFIG, None, "/saved", None)
     assert folder["datasets"] == [{"path": "/saved", "type": "chat_template"}]

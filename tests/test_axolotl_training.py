@@ -15,6 +15,7 @@ from typing import Any
 
 import axolotl_stand_in
 import pytest
+import yaml
 from flows import alive, until
 from hf_tiny import make_task, read_json, run_task, write_jsonl
 
@@ -56,6 +57,92 @@ def test_axolotl_is_given_the_inputs_and_no_telemetry(tmp_path: Path, stand_in: 
     assert config["test_datasets"][0]["path"] == str(tmp_path / "data/validation.jsonl")
     assert config["dynamic_checkpoint"]["enabled"] is True
     assert "resume_from_checkpoint" not in config
+
+
+def fetched(hub: Path, kind: str, name: str, commit: str, *refs: str) -> Path:
+    """Put a snapshot into `hub`, and return its folder."""
+    place = hub / f"{kind}s--{name.replace('/', '--')}"
+    folder = place / "snapshots" / commit
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (place / "refs").mkdir(exist_ok=True)
+    for ref in refs:
+        (place / "refs" / ref).write_text(commit)
+    return folder
+
+
+ROWS: dict[str, Any] = {
+    "model": "org/base",
+    "dataset": "org/rows",
+    "test_dataset": "org/tests",
+    "tokenizer_config": "org/tok",
+    "lora_model_dir": "org/lora",
+    "datasets": [
+        {"type": "x"},
+        {"type": "x", "path": "org/more", "revision": "v1", "data_files": ["a.csv"]},
+        {"type": "x", "path": "org/away"},
+    ],
+    "test_datasets": [{"type": "x", "revision": "v1"}],
+    "pretraining_dataset": "org/rows",
+}
+
+
+def from_hub(tmp_path: Path, **params: Any) -> Task:
+    made = task(tmp_path, **{**ROWS, **params})
+    revisions = {"model": "1" * 40, "dataset": "2" * 40}
+    return replace(made, inputs={}, revisions=revisions)
+
+
+def test_axolotl_without_a_hub_is_given_the_folders_of_what_it_would_not_find_by_its_name(
+    tmp_path: Path, stand_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = tmp_path / "hub"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(hub))
+    rows = fetched(hub, "dataset", "org/rows", "2" * 40)
+    newer = fetched(hub, "dataset", "org/rows", "3" * 40, "main")
+    tests = fetched(hub, "dataset", "org/tests", "4" * 40, "v1")
+    more = fetched(hub, "dataset", "org/more", "5" * 40, "v1")
+    tokens = fetched(hub, "model", "org/tok", "6" * 40, "main")
+    out = run_task(from_hub(tmp_path))
+    config: Any = axolotl_stand_in.seen(stand_in)["config"]
+    paths = [entry["path"] for entry in config["datasets"] + config["test_datasets"]]
+    assert paths == [str(rows), str(more), "org/away", str(tests)]
+    assert config["datasets"][1]["data_files"] == [str(more / "a.csv")]
+    assert config["datasets"][1]["ds_type"] == "csv"
+    assert config["pretraining_dataset"] == str(newer)
+    assert config["tokenizer_config"] == str(tokens)
+    # Found in the hub's cache by their names.
+    assert (config["base_model"], config["revision_of_model"]) == ("org/base", "1" * 40)
+    assert config["lora_model_dir"] == "org/lora"
+    shown = yaml.safe_load((out / "axolotl.yaml").read_text())
+    assert str(hub) not in str(shown)
+    assert [entry["path"] for entry in shown["datasets"]] == ["org/rows", "org/more", "org/away"]
+
+
+def test_axolotl_with_a_hub_is_given_names_at_the_revisions_of_the_plan(
+    tmp_path: Path, stand_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    out = run_task(from_hub(tmp_path, tokenizer_config="org/base"))
+    config: Any = axolotl_stand_in.seen(stand_in)["config"]
+    assert config["datasets"][0] == {"path": "org/rows", "revision": "2" * 40, "type": "x"}
+    assert config["test_datasets"] == [{"path": "org/tests", "revision": "v1", "type": "x"}]
+    assert config["revision_of_model"] == "1" * 40
+    assert read_json(out / "training.json")["model_revision"] == "1" * 40
+
+
+@pytest.mark.parametrize("pin", [{}, {"revision_of_model": "v1"}, {"model_revision": "v1"}])
+def test_only_a_declared_revision_is_asked_for_the_tokenizer_of_another_model(
+    tmp_path: Path, stand_in: Path, monkeypatch: pytest.MonkeyPatch, pin: dict[str, str]
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    out = run_task(from_hub(tmp_path, **pin))
+    config: Any = axolotl_stand_in.seen(stand_in)["config"]
+    declared = {n: v for n, v in config.items() if n in ("revision_of_model", "model_revision")}
+    assert declared == pin
+    told = read_json(out / "training.json")["model_revision"]
+    assert told == ("v1" if pin else "1" * 40)
 
 
 def test_the_artifact_holds_weights_figures_and_no_path_of_the_machine(

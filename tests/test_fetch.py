@@ -14,6 +14,7 @@ from conftest import RunCli, child_environment
 from fake_hub import FakeHub
 from planned import plan
 
+from nexa_hpc.backends.hf import hub as hub_backend
 from nexa_hpc.core.hub_cache import HubName
 from nexa_hpc.core.paths import ProjectPaths
 
@@ -30,6 +31,16 @@ TRAIN: dict[str, Any] = {
     "id": "train",
     "uses": "runners.train",
     "params": {"model": "org/tiny", "dataset": "org/rows"},
+}
+
+
+AXOLOTL: dict[str, Any] = {
+    "id": "axo",
+    "uses": "runners.train",
+    "backend": "axolotl",
+    "scheduler": "slurm",
+    # Not here to be asked for its schema.
+    "env": {"container": "axolotl.sif"},
 }
 
 
@@ -132,6 +143,140 @@ def test_what_the_hub_does_not_have_and_a_missing_setting_are_said(
     assert "takes nothing from a hub" in run_cli("fetch", write(project, alone)).stdout
     (project / "nexa.yaml").write_text("{}\n")
     assert "paths.hub is not set" in run_cli("fetch", write(project, TRAIN), expect=2).stderr
+
+
+def test_all_that_an_axolotl_config_names_is_brought_at_its_revision(
+    hub: FakeHub, project: Path, run_cli: RunCli
+) -> None:
+    old = hub.add("dataset", "org/more", DATASET)
+    new = hub.add("dataset", "org/more", DATASET)
+    (rows,) = hub.repositories["dataset", "org/rows"]
+    (tiny,) = hub.repositories["model", "org/tiny"]
+    added = {name: hub.add("model", f"org/{name}", MODEL) for name in ("lora", "tok")}
+    texts = hub.add("dataset", "org/texts", DATASET)
+    (project / "local.jsonl").write_text(ROWS)
+    no_names = ("local.jsonl", "gone/away.jsonl", "s3://a/b", "json")
+    config = {
+        "datasets": [
+            {"path": "org/more", "type": "alpaca", "revision": old},
+            *({"path": path, "type": "alpaca"} for path in no_names),
+        ],
+        "test_datasets": [{"path": "org/more", "type": "alpaca"}, {"type": "alpaca"}],
+        "pretraining_dataset": {"path": "org/texts"},
+        "lora_model_dir": "org/lora",
+        "tokenizer_config": "org/tok",
+    }
+    (project / "axo.yml").write_text(json.dumps(config))
+    params = {"base_model": "org/tiny", "test_dataset": "org/rows"}
+    step = {**AXOLOTL, "in": {"config": "axo.yml"}, "params": params}
+    told = run_cli("fetch", write(project, step)).stdout
+    assert [line.partition(",")[0] for line in told.splitlines()] == [
+        f"dataset org/more at {old}: {old[:12]}",
+        f"dataset org/more: {new[:12]}",
+        f"dataset org/rows: {rows[:12]}",
+        f"dataset org/texts: {texts[:12]}",
+        f"model org/lora: {added['lora'][:12]}",
+        f"model org/tiny: {tiny[:12]}",
+        f"model org/tok: {added['tok'][:12]}",
+    ]
+
+
+def test_planning_lists_what_is_missing_of_an_axolotl_config_at_its_revisions(
+    hub: FakeHub, project: Path
+) -> None:
+    params = {
+        "base_model": "org/tiny",
+        "revision_of_model": "v1",
+        "dataset": "org/rows",
+        "datasets": [{"type": "alpaca", "revision": "v2"}, {"path": "org/more", "type": "x"}],
+        "tokenizer_config": "org/tok",
+    }
+    warnings = plan(project, {**AXOLOTL, "params": params}).warnings
+    missing = [w.partition(": ")[2].partition(" is not in ")[0] for w in warnings if "fetch" in w]
+    assert sorted(missing) == [
+        *("dataset org/more", "dataset org/rows at v2", "model org/tiny at v1"),
+        "model org/tok at v1",
+    ]
+
+
+def put(project: Path, name: str, commit: str, *refs: str) -> None:
+    """Put into `paths.hub` what others than `fetch` have brought."""
+    place = project / "hub" / name
+    (place / "snapshots" / commit).mkdir(parents=True)
+    (place / "snapshots" / commit / "config.json").write_text(CONFIG)
+    (place / "refs").mkdir(exist_ok=True)
+    for ref in refs:
+        (place / "refs" / ref).write_text(commit)
+
+
+@pytest.mark.parametrize("where", ["params", "config"])
+def test_the_key_of_a_pinned_step_does_not_move_with_main(
+    hub: FakeHub, project: Path, where: str
+) -> None:
+    one, two, three = (digit * 40 for digit in "123")
+    put(project, "models--org--tiny", one, "main", "v1")
+    put(project, "datasets--org--rows", one, "main")
+    pin = {"model_revision": "v1"}
+    (project / "c.yaml").write_text(json.dumps(pin))
+    pinned = {**TRAIN, "in": {"config": "c.yaml"}}
+    if where == "params":
+        pinned = {**TRAIN, "params": {**TRAIN["params"], **pin}}
+    free = plan(project, TRAIN).instances["train"]
+    before = plan(project, pinned).instances["train"]
+    put(project, "models--org--tiny", two, "main")
+    after = plan(project, pinned).instances["train"]
+    assert after.key == before.key
+    assert after.sources["model"] == {"hub": "org/tiny", "revision": one}
+    assert plan(project, TRAIN).instances["train"].key != free.key
+    put(project, "models--org--tiny", three, "v1")
+    assert plan(project, pinned).instances["train"].sources["model"]["revision"] == three
+
+
+@pytest.mark.parametrize(
+    ("pin", "told", "expected"), [("a" * 40, "b", "a" * 40), ("v1", "b", "b"), ("v1", None, "v1")]
+)
+def test_a_pin_that_is_not_fetched_is_what_the_hub_says_of_it_or_else_its_name(
+    hub: FakeHub,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pin: str,
+    told: str | None,
+    expected: str,
+) -> None:
+    def revision(kind: str, name: str, at: str | None = None) -> str | None:
+        return told if at == "v1" else "main's"
+
+    monkeypatch.setattr(hub_backend, "revision", revision)
+    put(project, "models--org--tiny", "c" * 40, "main")
+    step = {**TRAIN, "params": {**TRAIN["params"], "model_revision": pin}}
+    planned = plan(project, step)
+    assert planned.instances["train"].sources["model"]["revision"] == expected
+    assert not any("unnoticed" in warning for warning in planned.warnings)
+
+
+def test_what_pins_an_axolotl_step_is_in_its_key_by_the_commit(hub: FakeHub, project: Path) -> None:
+    one, two = "1" * 40, "2" * 40
+    for name in ("models--org--tiny", "datasets--org--rows"):
+        put(project, name, one, "main")
+        put(project, name, two, "v1")
+    rows = {"type": "alpaca"}
+    params = {"base_model": "org/tiny", "dataset": "org/rows", "datasets": [rows]}
+    step = {**AXOLOTL, "params": params}
+    sources = plan(project, step).instances["axo"].sources
+    assert {sources[name]["revision"] for name in ("base_model", "dataset")} == {one}
+    pins = {"revision_of_model": "v1", "datasets": [{**rows, "revision": "v1"}]}
+    sources = plan(project, {**step, "params": {**params, **pins}}).instances["axo"].sources
+    assert {sources[name]["revision"] for name in ("base_model", "dataset")} == {two}
+
+
+def test_a_fetch_without_a_network_leaves_what_others_have_brought_as_whole_as_it_was(
+    hub: FakeHub, project: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "1" * 40
+    put(project, "models--org--tiny", commit, "main")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert "error: " in run_cli("fetch", write(project, TRAIN), expect=1).stderr
+    assert HubName("model", "org/tiny", "main").commit(project / "hub") == commit
 
 
 @pytest.mark.slow

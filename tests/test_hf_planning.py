@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from conftest import child_environment
 pytest.importorskip("transformers", reason="needs the extra [hf]")
 
 from hf_tiny import step_view
+from planned import command, plan, run
 
 from nexa_hpc.backends.hf import hub, installed
 from nexa_hpc.core.handlers import find_handler
@@ -93,6 +95,55 @@ def test_other_backends_are_refused_until_they_exist(project: Path) -> None:
             "backend"
         ]
     )
+
+
+@pytest.mark.parametrize("uses", ["runners.train", "runners.eval"])
+def test_what_only_a_config_file_names_is_in_the_key_by_its_content(
+    project: Path, uses: str
+) -> None:
+    (project / "model").mkdir()
+    (project / "model/config.json").write_text("{}")
+    (project / "rows.csv").write_text("text,label\na,b\n")
+    settings = {"model": "model", "dataset": "rows.csv", "task": "text_classification"}
+    (project / "c.yaml").write_text(json.dumps(settings))
+    step = {"id": "s", "uses": uses, "in": {"config": "c.yaml"}, "out": "out/s"}
+    first = plan(project, step).instances["s"]
+    assert set(first.inputs) == {"config", "model", "dataset"}
+    assert first.inputs["dataset"]["path"] == str(project / "rows.csv")
+    assert first.params["dataset"] == "rows.csv"
+    assert not {"model", "dataset"} & set(first.document["params"])
+    (project / "rows.csv").write_text("text,label\nc,d\n")
+    second = plan(project, step).instances["s"]
+    assert second.key != first.key
+    (project / "model/config.json").write_text("{ }")
+    assert plan(project, step).instances["s"].key != second.key
+
+
+def test_the_model_of_a_config_file_is_no_input_beside_a_checkpoint(project: Path) -> None:
+    for name in ("model", "checkpoint"):
+        (project / name).mkdir()
+        (project / name / "config.json").write_text("{}")
+    (project / "c.yaml").write_text("model: model\ndataset: org/rows\n")
+    inputs = {"config": "c.yaml", "checkpoint": "checkpoint"}
+    step = {"id": "s", "uses": "runners.eval", "in": inputs}
+    assert set(plan(project, step).instances["s"].inputs) == {"config", "checkpoint"}
+
+
+def test_what_a_config_file_names_and_a_step_makes_is_warned_of(project: Path) -> None:
+    made = command("made", 'echo text,label > "$OUT/rows.csv"', out="out/d")
+    (project / "c.yaml").write_text("model: org/tiny\ndataset: out/d/rows.csv\n")
+    step = {"id": "s", "uses": "runners.eval", "in": {"config": "c.yaml"}}
+    before = plan(project, made, step)
+    run(project, made)
+    after = plan(project, made, step)
+    assert (project / "out/d/rows.csv").is_file()
+    assert after.instances["s"].key == before.instances["s"].key
+    for planned in (before, after):
+        (told,) = [w for w in planned.warnings if "out/d/rows.csv" in w]
+        assert told == (
+            "step 's': out/d/rows.csv is named in the config, and its content is not in the key: "
+            "step 'made' makes it; name it by `in: {dataset: …}`"
+        )
 
 
 def test_a_global_batch_must_be_divisible(project: Path) -> None:
@@ -234,6 +285,31 @@ def test_without_a_hub_the_cached_revision_is_taken(hub_cache: Path) -> None:
 
 def test_without_hub_and_cache_there_is_no_revision(hub_cache: Path) -> None:
     assert hub.revision("dataset", "glue") is None
+
+
+def test_a_branch_or_tag_is_asked_for_by_its_name(
+    hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for ref, commit in (("main", "abc"), ("v1", "def")):
+        reference = hub_cache / "models--org--name" / "refs" / ref
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        reference.write_text(commit)
+    assert hub.revision("model", "org/name", "v1") == "def"
+    pytest.importorskip("huggingface_hub")
+    from types import SimpleNamespace
+
+    from huggingface_hub import HfApi
+
+    def answer(self: object, name: str, revision: str | None, **_: object) -> SimpleNamespace:
+        return SimpleNamespace(sha=f"{name} at {revision}")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(hub, "_silent_kinds", set())
+    monkeypatch.setattr(HfApi, "model_info", answer)
+    hub.revision.cache_clear()
+    assert hub.revision("model", "org/name", "v1") == "org/name at v1"
+    assert hub.revision("model", "org/name") == "org/name at None"
+    hub.revision.cache_clear()
 
 
 def test_a_hub_that_does_not_answer_is_asked_once(

@@ -187,7 +187,7 @@ def test_another_number_of_devices_than_planned_is_refused(
 def test_a_model_with_another_hash_is_refused_before_training(
     tmp_path: Path, bert: Path, reviews: Path
 ) -> None:
-    with pytest.raises(StepError, match=r"has SHA-256 .* as `model_sha256` or"):
+    with pytest.raises(StepError, match=r"has SHA-256 .* as `model_sha256` says"):
         train(tmp_path, {"model": bert, "dataset": reviews}, model_sha256="0" * 64)
 
 

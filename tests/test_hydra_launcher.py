@@ -110,7 +110,8 @@ def test_a_failure_is_tried_again_as_often_as_is_said(hydra_app: HydraApp) -> No
         "hydra_app_ran()", "len((here / 'ran.txt').read_text().split())"
     ))  # fmt: skip
     out = hydra_app.sweep("+x=1", IN_S, "hydra.launcher.retry.exception=1")
-    assert len(hydra_app.jobs(out)) == 2
+    # Who submits it once more, this process or the advance job, is who sees it first.
+    assert "#0 COMPLETED" in out
     assert hydra_app.ran() == ["1", "1"]
 
 

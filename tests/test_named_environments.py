@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from base64 import urlsafe_b64encode
 from pathlib import Path
@@ -121,7 +122,11 @@ def test_the_same_command_again_has_nothing_to_do_and_another_is_refused(
     envs: Path, run_cli: RunCli, wheels: Path
 ) -> None:
     before = os.readlink(envs / "small")
-    assert "is there already" in run_cli("env", "create", "small", "--package", "tiny").stdout
+    same = ["env", "create", "small", "--package", "tiny"]
+    assert "is there already" in run_cli(*same).stdout
+    assert "is there already" in run_cli(*same, "--wheelhouse", wheels).stdout
+    other = [*same, "--package", "tiny-below", "--wheelhouse", wheels]
+    assert "made of something else" in run_cli(*other, expect=2).stderr
     refused = run_cli("env", "create", "small", "--package", "tiny-below", expect=2).stderr
     assert "made of something else: nexa-hpc env create small --package tiny\n" in refused
     assert "--again" in refused
@@ -190,6 +195,109 @@ def test_what_was_packed_is_made_again_without_a_network(
     assert lines(envs / "copy.lock.txt") == ["tiny==1.0", "tiny-below==2.0"]
     assert run_cli("env", "list").stdout.count("tiny") == 2
     assert [p.name for p in (envs / ".builds").iterdir() if "wheels" in p.name] == []
+    again = run_cli("env", "create", "copy", "--wheelhouse", "small.tar").stdout
+    assert "copy is there already" in again
+
+
+def source_folder(folder: Path, name: str, version: str) -> None:
+    """Write a folder of which pip builds a wheel, with a build backend of its own."""
+    built = wheel(folder, name, version)
+    (folder / "pyproject.toml").write_text(
+        "[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n"
+        f"[project]\nname = '{name}'\nversion = '{version}'\n"
+    )
+    (folder / "backend.py").write_text(
+        "import shutil\n"
+        "def build_wheel(folder, settings=None, metadata=None):\n"
+        f"    shutil.copy('{built.name}', folder)\n"
+        f"    return '{built.name}'\n"
+    )
+
+
+@pytest.mark.slow
+def test_what_came_from_a_file_or_a_folder_is_packed_by_its_version(
+    envs: Path, run_cli: RunCli, project: Path
+) -> None:
+    own, folder = wheel(project / "mine", "own", "1.0+here"), project / "mine/built"
+    source_folder(folder, "built", "2.0")
+    run_cli("env", "create", "mine", "--package", "mine/own-1.0+here-py3-none-any.whl",
+            "--package", "./mine/built")  # fmt: skip
+    assert run_cli("env", "check", "mine").stdout.count("2 distributions are there as locked") == 1
+    (told,) = [line for line in lines(envs / "mine.lock.txt") if line.startswith("built ")]
+    assert told == f"built @ file://{folder}  # ==2.0"
+    run_cli("env", "pack", "mine", "mine.tar")
+    assert os.fsencode(project) not in (project / "mine.tar").read_bytes()
+
+    source_folder(folder, "built", "3.0")
+    changed = run_cli("env", "pack", "mine", "x.tar", expect=2).stderr
+    assert f"built is 2.0 in the environment, and 3.0 at file://{folder}" in changed
+    own.unlink()
+    gone = run_cli("env", "pack", "mine", "x.tar", expect=2).stderr
+    assert f"cannot be packed: own was installed from {own}, which is gone" in gone
+    shutil.rmtree(project / "mine")
+    assert not (project / "x.tar").exists()
+
+    run_cli("env", "create", "copy", "--wheelhouse", "mine.tar")
+    assert lines(envs / "copy.lock.txt") == ["built==2.0", "own==1.0+here"]
+    assert "as locked" in run_cli("env", "check", "copy").stdout
+    made = named_environments.find_environment(envs, "copy")
+    assert made.packages == ["built==2.0", "own==1.0+here"]
+
+
+@pytest.mark.slow
+def test_what_came_from_a_repository_is_packed_as_a_wheel(
+    envs: Path, run_cli: RunCli, project: Path
+) -> None:
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    source_folder(project / "repository", "kept", "1.0")
+    git = ["git", "-C", str(project / "repository"), "-c", "user.name=t", "-c", "user.email=t@t"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *words], check=True)
+    run_cli("env", "create", "vcs", "--package", f"git+file://{project}/repository")
+    assert "1 distributions are there as locked" in run_cli("env", "check", "vcs").stdout
+    run_cli("env", "pack", "vcs", "vcs.tar")
+    with tarfile.open(project / "vcs.tar") as archive:
+        assert "kept-1.0-py3-none-any.whl" in archive.getnames()
+        lock, marker = (
+            archive.extractfile(name) for name in ("nexa_env.lock.txt", "nexa_env.json")
+        )
+        assert lock is not None and marker is not None
+        assert lock.read().decode().splitlines()[1:] == ["kept==1.0"]
+        assert json.loads(marker.read())["packages"] == ["kept==1.0"]
+
+
+def test_a_folder_used_in_place_is_not_packed(envs: Path, run_cli: RunCli) -> None:
+    with (envs / "small/nexa_env.lock.txt").open("a") as lock:
+        lock.write("-e git+https://example.org/x@abc#egg=x\n")
+    refused = run_cli("env", "pack", "small", "x.tar", expect=2).stderr
+    assert "no archive holds: -e git+https://example.org/x@abc#egg=x" in refused
+
+
+def test_the_command_that_mends_names_the_interpreter_that_was_asked_for(
+    envs: Path, run_cli: RunCli, wheels: Path, project: Path
+) -> None:
+    (project / "py").symlink_to(Path(sys.executable).parent)
+    asked = ["--python", "py/python", "--package", "tiny", "--wheelhouse", wheels]
+    run_cli("env", "create", "other", *asked)
+    again = f"--package tiny --python {project}/py/python"
+    assert f"# nexa-hpc env create other {again}\n" in (envs / "other.lock.txt").read_text()
+    told = run_cli("env", "check", "other", "--extra", "axolotl", expect=1).stdout
+    assert f"nexa-hpc env create other --extra axolotl {again} --again" in told
+    train = {"uses": "runners.train", "params": {"model": "m", "dataset": "m"}}
+    (project / "m").mkdir()
+    told = problems(project, **train, env={"name": "other"})
+    assert f"nexa-hpc env create other --extra hf {again} --again" in told
+    refused = run_cli("env", "create", "other", "--package", "x", expect=2).stderr
+    assert f"made of something else: nexa-hpc env create other {again}\n" in refused
+
+
+def test_what_was_made_of_a_lock_is_made_again_of_it(tmp_path: Path) -> None:
+    made = named_environments.NamedEnvironment("a", tmp_path / "a", tmp_path / "b", {})
+    assert made.command(again=True) == (
+        f"nexa-hpc env create a --again --from-lock {tmp_path}/a.lock.txt"
+    )
+    assert made.command(["hf"]) == "nexa-hpc env create a --extra hf"
 
 
 def test_uv_makes_the_same_where_it_is_on_path(
@@ -303,19 +411,125 @@ def test_planning_asks_the_python_of_a_named_environment(envs: Path, project: Pa
     inputs = {"model": "m", "dataset": "m"}
     told = problems(project, **step, **{"in": inputs}, env={"name": "small"})
     assert "axolotl is not installed in the step's environment" in told
+    assert "env create axolotl" not in told  # What is wrong is with the one of that name.
     behind = plan(
         project, {"id": "s", **step, "in": inputs, "env": {"name": "small", "setup": [":"]}}
     )
     assert any("checked where it runs" in warning for warning in behind.warnings)
 
 
-def test_a_venv_that_others_made_is_warned_of_when_it_lacks_what_the_step_needs(
-    envs: Path, project: Path
+@pytest.mark.parametrize("where", ["the step's environment", "nexa-hpc's own environment"])
+def test_without_axolotl_planning_says_how_to_get_it(
+    envs: Path, project: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     (project / "m").mkdir()
-    train = {"id": "s", "uses": "runners.train", "params": {"model": "m", "dataset": "m"}}
-    warnings = plan(project, {**train, "env": {"venv": "envs/small"}}).warnings
-    assert any("envs/small lacks torch, transformers" in warning for warning in warnings)
+    step = {"uses": "runners.train", "backend": "axolotl", "in": {"model": "m", "dataset": "m"}}
+    env = {"venv": "envs/small"} if where.startswith("the step") else {}
+    monkeypatch.setattr(sys, "executable", str(envs / "small/bin/python"))
+    told = problems(project, **step, params={"datasets": [{"type": "completion"}]}, env=env)
+    assert f"axolotl is not installed in {where}" in told
+    assert "; make one: nexa-hpc env create axolotl --extra axolotl, and name it" in told
+    assert "`env: {name: axolotl}`" in told
+
+
+def script(file: Path, text: str) -> Path:
+    file.parent.mkdir(exist_ok=True, parents=True)
+    file.write_text(f"#!/bin/sh\n{text}\n")
+    file.chmod(0o755)
+    return file
+
+
+def meet(site: Path, *missing: str) -> None:
+    """Make it look as if all of `hf` but `missing` were in the folder `site`."""
+    site.mkdir(exist_ok=True)
+    for name, condition in map(extras.parts, extras.requirements_of(["hf"])):
+        if name not in missing:
+            version = condition.strip("=*").strip(".") if "==" in condition else "99"
+            (site / f"{name}-{version}.dist-info").mkdir(exist_ok=True)
+
+
+TRAIN = {"id": "s", "uses": "runners.train", "params": {"model": "m", "dataset": "m"}}
+
+
+@pytest.mark.parametrize(
+    ("env", "place"),
+    [
+        ({"venv": "envs/small"}, "{envs}/small"),
+        ({"conda": "envs/small"}, "{envs}/small"),
+        ({"python": "envs/small/bin/python"}, "{envs}/small/bin/python"),
+        ({"python": "mypython"}, "{envs}/bin/mypython"),
+    ],
+)
+def test_what_others_made_is_warned_of_when_it_lacks_what_the_step_needs(
+    envs: Path, project: Path, monkeypatch: pytest.MonkeyPatch, env: dict[str, str], place: str
+) -> None:
+    (project / "m").mkdir()
+    python = f"{envs}/small/bin/python"
+    script(envs / "bin/mypython", f'exec {python} "$@"')
+    monkeypatch.setenv("PATH", f"{envs}/bin:/usr/bin:/bin")
+    (site,) = (envs / "small").glob("lib/python3*/site-packages")
+    if env.get("python") == "mypython":
+        python = f"{envs}/bin/mypython"
+    ((key, _),) = env.items()
+    begin = f"step 's': env.{key}: {place.format(envs=envs)} lacks "
+
+    def told(**more: object) -> list[str]:
+        warnings = plan(project, {**TRAIN, "env": {**env, **more}}).warnings
+        return [warning for warning in warnings if "lacks" in warning]
+
+    (lacks,) = told()
+    assert lacks.startswith(f"{begin}torch, transformers, accelerate")
+    assert (
+        f"which hf needs: {sys.executable} -m pip --python {python} install 'torch>=2.6'" in lacks
+    )
+    meet(site, "peft", "jinja2")
+    (site / "pip-24.0.dist-info").mkdir()
+    shutil.move(site / "torch-99.dist-info", site / "torch-1.0.dist-info")
+    needs = [r for r in extras.requirements_of(["hf"]) if extras.parts(r)[0] in ("peft", "jinja2")]
+    assert told() == [
+        f"{begin}torch>=2.6 (it has 1.0), peft, jinja2, which hf needs: {python} -m pip install "
+        f"'torch>=2.6' {' '.join(map(repr, needs))}"
+    ]
+    # What brings more than can be looked up here is no reason to warn.
+    assert told(setup=[":"]) == told(variables={"PYTHONPATH": "x"}) == []
+    meet(envs / "elsewhere")
+    (site / "more.pth").write_text(f"{envs}/elsewhere\n")
+    shutil.rmtree(site / "torch-1.0.dist-info")
+    named_environments._asked.cache_clear()
+    assert told() == []
+
+
+def test_a_python_of_the_system_is_mended_by_an_environment_beside_it(project: Path) -> None:
+    prefix, ask = project / "sys", {"python": "sys/bin/python3"}
+    script(prefix / "bin/python3", """echo '{"path": ["/nowhere"], "managed": true}'""")
+    (told,) = named_environments.doubtful(ask, prefix, "runners.serve", "hf_runtime")
+    mend = "nexa-hpc env create hf-serve --extra hf --extra serve"
+    assert told.endswith(f"needs: {mend}, and `env: {{name: hf-serve}}` in the step")
+    assert list(named_environments.doubtful(ask, prefix, "runners.command", None)) == []
+    script(prefix / "bin/python3", "echo no Python")
+    named_environments._asked.cache_clear()
+    assert list(named_environments.doubtful(ask, prefix, "runners.serve", None)) == []
+    assert list(named_environments.doubtful({"conda": "zz"}, None, "runners.train", None)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("scikit_learn-1.5.0.dist-info", {"scikit-learn": "1.5.0"}),
+        ("rouge-score-0.1.2.dist-info", {"rouge-score": "0.1.2"}),
+        ("torch-2.6.0+cu124.dist-info", {"torch": "2.6.0+cu124"}),
+        ("PyYAML-6.0-py3.11-linux-x86_64.egg-info", {"pyyaml": "6.0"}),
+        ("of_a_folder.egg-info", {"of-a-folder": ""}),
+        ("not_one.py", {}),
+    ],
+)
+def test_distributions_are_known_by_the_names_beside_them(
+    tmp_path: Path, name: str, found: dict[str, str]
+) -> None:
+    site = tmp_path / "lib/python3.11/site-packages"
+    (site / name).mkdir(parents=True)
+    assert named_environments.installed(tmp_path) == found
+    assert named_environments.lacking(tmp_path, [f"{key}>=0" for key in found]) == []
 
 
 def test_what_the_extras_ask_for_is_known_from_a_clone_and_from_an_installation() -> None:

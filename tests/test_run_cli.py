@@ -120,6 +120,14 @@ def test_a_failed_step_is_tried_again_by_run_and_by_resume(flow: Flow, run_cli: 
     assert "flaky: RUNNING (attempt 3)" in done.stdout
 
 
+def test_resuming_a_file_that_never_ran_runs_it(flow: Flow, run_cli: RunCli) -> None:
+    run_cli("resume", flow.write(flow.step("first")))
+    assert flow.executed() == ["first"]
+    run_cli("resume", flow.file)
+    assert flow.executed() == []
+    assert "has run here: none.yaml" in run_cli("resume", "none.yaml", expect=2).stderr
+
+
 def test_every_problem_is_told_at_once_and_nothing_is_written(flow: Flow, run_cli: RunCli) -> None:
     flow.file.write_text(
         """\

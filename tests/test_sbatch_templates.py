@@ -60,6 +60,8 @@ def test_a_whole_pipeline_runs_in_one_allocation_and_a_second_time_skips(
     slurm_cluster: SlurmCluster, project: Path, run_cli: RunCli
 ) -> None:
     first = planned.command("first", f"{METRICS}; echo $SLURM_JOB_ID > $OUT/job")
+    (project / "configs").mkdir(exist_ok=True)
+    (project / "configs/config.yaml").write_text("defaults: [scheduler: slurm]\n")
     write(project, first, planned.command("second", METRICS, after=["first"]))
     job = submitted(run_cli("sbatch", "allocation", "p.yaml", "--jobs", "2", "-O", "time=5"))
     slurm_cluster.wait(job)

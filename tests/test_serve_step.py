@@ -6,12 +6,16 @@ model is really served, with `hf_runtime`.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +25,16 @@ from serve_steps import ASK, WAIT, Site, site
 from served import save_tiny_model, write_model
 
 from nexa_hpc import Pipeline
+from nexa_hpc.backends.hf import addresses
+from nexa_hpc.core.answering import silence
 from nexa_hpc.core.drivers import BEAT_INTERVAL_S, Driver
-from nexa_hpc.core.endpoints import server_name
+from nexa_hpc.core.endpoints import Endpoint, require_living, server_name
 from nexa_hpc.core.holding import HeldServers
 from nexa_hpc.core.leases import Leases
 from nexa_hpc.core.servers import Condition, Handle, Servers
-from nexa_hpc.core.standings import Truth
 from nexa_hpc.core.states import Standing, State
-from nexa_hpc.errors import SpecError
+from nexa_hpc.core.truths import Truth
+from nexa_hpc.errors import SpecError, StepError
 
 __all__ = ["site"]
 
@@ -326,6 +332,69 @@ def test_a_server_from_before_a_reboot_is_not_handed_out(site: Site) -> None:
     assert f"server '{name}' was started on far, and does not answer here" in said
     assert f"nexa-hpc serve stop {name}" in said
     assert site.flow.states() == {"serve": "FAILED", "ask": "BLOCKED"}
+
+
+def test_what_answers_here_is_not_taken_for_what_another_machine_had(site: Site) -> None:
+    there = _elsewhere(site)
+    site.cli("serve", "start", "model", "--name", "here", "--python", site.stand_in.python)
+    here = site.servers.get("here")
+    site.servers.update(replace(there, url=here.url))
+    said = site.run(site.serve(keep=True), site.ask(), expect=1)
+    assert "was started on far, and does not answer here" in said
+    with pytest.raises(StepError, match=r"listens on 127.0.0.1 of far, which .* does not reach"):
+        addresses.find(there.name, None, site.servers)
+
+
+def test_of_a_server_elsewhere_it_is_seen_when_nobody_listens_any_more(site: Site) -> None:
+    there = replace(_elsewhere(site), host="0.0.0.0")
+    with tokens_wanted() as url:
+        site.servers.update(replace(there, url=url))
+        endpoint = Endpoint("serve", there.name, url, None)
+        require_living(site.servers, [endpoint])
+    with pytest.raises(StepError, match=f"nobody listens at {url} any more"):
+        require_living(site.servers, [endpoint])
+
+
+def test_what_does_not_know_its_token_is_another_server(site: Site) -> None:
+    started = ["serve", "start", "model", "--python", site.stand_in.python, "-O", "token=true"]
+    site.cli(*started, "--name", "first")
+    handle = site.servers.get("first")
+    assert silence(site.servers, handle) is None
+    with tokens_wanted() as url:
+        told = silence(site.servers, replace(handle, url=url))
+    assert told == "/v1/models says 401"
+
+
+@contextmanager
+def tokens_wanted() -> Iterator[str]:
+    """Serve /health to all, and nothing else to anybody."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/health" else 401)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_what_is_not_seen_and_does_not_answer_is_listed_as_silent(site: Site) -> None:
+    there = _elsewhere(site)
+    beat = site.servers.folder / str((there.supervisor or {})["heartbeat"])
+    beat.write_text("{}")
+    os.utime(beat, (time.time() - 3600,) * 2)
+    (row,) = json.loads(site.cli("serve", "list", "--json").stdout)
+    assert (row["state"], row["url"]) == ("SILENT", "")
+    assert "of far, which is not reached from here; last heard of 1:00:0" in row["note"]
+    assert f"nexa-hpc serve stop {there.name}" in row["note"]
+    site.servers.update(replace(there, host="0.0.0.0", url="http://127.0.0.1:1"))
+    (row,) = json.loads(site.cli("serve", "list", "--json").stdout)
+    assert row["state"] == "SILENT" and "refused" in row["note"]
 
 
 def test_a_server_that_is_silent_when_it_is_to_stop_has_gone(site: Site) -> None:

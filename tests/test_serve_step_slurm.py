@@ -248,6 +248,18 @@ def test_a_server_that_is_kept_is_read_by_later_jobs_and_outlives_a_reader_that_
     wait_until(site.nothing_lives, 30, "the server to end")
 
 
+def test_a_server_that_a_run_here_keeps_is_read_by_later_jobs(site: Site, flow: SlurmFlow) -> None:
+    serve = site.serve(keep=True, host="0.0.0.0")
+    flow.write(serve, site.ask())
+    flow.cli("run", flow.file)
+    for round_ in (1, 2):
+        flow.write(serve, site.ask(f"ask{round_}", f"{ASK}\n# {round_}"))
+        flow.submit("--wait")
+        assert flow.now()[f"ask{round_}"] == "COMPLETED"
+    assert len(site.stand_in.starts()) == 1 and len(set(site.urls())) == 1
+    site.cli("serve", "stop", *site.listed())
+
+
 def test_a_run_on_this_machine_waits_for_a_server_that_is_a_jobs(
     site: Site, flow: SlurmFlow
 ) -> None:

@@ -16,12 +16,20 @@ from typing import Any
 
 import pytest
 from conftest import RunCli, child_environment
-from served import Site, processes_of, site, write_model
+from served import (
+    Site,
+    check_openai_client,
+    check_refusals,
+    processes_of,
+    site,
+    write_model,
+)
 from slurm_fixtures import wait_until
 
 from nexa_hpc.backends import model_files
+from nexa_hpc.backends.hf_runtime import options
 from nexa_hpc.core.servers import Servers
-from nexa_hpc.runners import serving
+from nexa_hpc.runners import gpus, serving
 
 __all__ = ["site"]
 
@@ -46,6 +54,10 @@ def _lose_a_shard(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def _stop_a_copy_of_shards(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+
+
 def _only_a_pickle(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
@@ -61,6 +73,7 @@ def _bring_code(folder: Path) -> None:
         (_cut, "half-written"),
         (_cut_header, "no whole header"),
         (_lose_a_shard, "names model-00002.safetensors, which is not there"),
+        (_stop_a_copy_of_shards, "half-written: model-00002-of-00002.safetensors is not there"),
         (lambda folder: (folder / "config.json").unlink(), "no readable config.json"),
         (lambda folder: (folder / "meta.json").write_text("{}"), "not complete"),
         (_only_a_pickle, "allow_pickle: true"),
@@ -101,7 +114,39 @@ def test_dry_run_prints_the_command_and_starts_nothing(project: Path, run_cli: R
     write_model(project / "m")
     told = run_cli("serve", "start", "m", "--dry-run", "-O", "max_batch=4").stdout
     assert "--max-batch 4" in told and str(project / "m") in told
+    assert "--port 0" not in told and "TOKEN" not in told
+    told = run_cli("serve", "start", "m", "--dry-run", "-O", "token=true", "--port", "8123").stdout
+    assert 'NEXA_HPC_SERVE_TOKEN="$TOKEN"' in told and "--port 8123" in told
     assert not (project / ".nexa_state/serve/m.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [("dry_run=true", "--dry-run"), ("model=x", "MODEL"), ("tensor_parallel=2", "--tensor-par")],
+)
+def test_an_option_of_the_command_is_no_option_of_the_server(
+    project: Path, run_cli: RunCli, option: str, words: str
+) -> None:
+    write_model(project / "m")
+    assert f"say it as {words}" in run_cli("serve", "start", "m", "-O", option, expect=2).stderr
+
+
+def test_what_the_runtime_needs_and_is_not_here_is_told_before_any_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(options, "_NEEDS", ("json", "no_such_package"))
+    ((place, told),) = options.problems({}, 1)
+    assert place == "backend"
+    assert "needs no_such_package, not installed here: pip install 'nexa-hpc[serve]'" in told
+    assert not list(options.problems({}, 1, "/another/python"))
+
+
+def test_gpus_are_counted_as_vllm_and_slurm_count_them() -> None:
+    assert gpus.spread({"tensor_parallel": 2, "decode_context_parallel_size": 2}) == 2
+    assert gpus.spread({"tensor_parallel": 2, "pipeline_parallel_size": 3, "port": 8000}) == 6
+    assert gpus.asked({"gres": "gpu:a100:2,lustre:1"}) == 2
+    assert gpus.asked({"gpus_per_task": 2, "tasks_per_node": 3}) == 6
+    assert gpus.asked({"gres": "lustre:1"}) == 0
 
 
 def test_a_server_for_other_machines_has_a_token_unless_nobody_else_reaches_it(
@@ -124,6 +169,7 @@ class FakeVllm:
         engine.mkdir(parents=True)
         (folder / "lib/vllm/__init__.py").write_text("raise AssertionError('is not imported')\n")
         fields = "max_model_len: int | None = None\n    enforce_eager: bool = False\n"
+        fields += "    pipeline_parallel_size: int = 1\n"
         (engine / "arg_utils.py").write_text(f"class EngineArgs:\n    {fields}")
         about = folder / f"lib/{distribution}-1.0.dist-info"
         about.mkdir()
@@ -172,10 +218,31 @@ def test_vllm_serves_an_adapter_on_its_base(project: Path, run_cli: RunCli, tmp_
     asked = ["serve", "start", "tuned", "--dry-run", "--backend", "vllm", "--python", python]
     told = run_cli(*asked).stdout
     assert f"/vllm serve {project}/base --served-model-name tuned-base" in told
-    assert f"--lora-modules tuned={project}/tuned --max-lora-rank 16" in told
+    module = json.dumps({"name": "tuned", "path": f"{project}/tuned"})
+    assert f"--lora-modules '{module}' --max-lora-rank 16" in told
     (project / "base/model.safetensors").write_bytes(b"half")
     wrong = run_cli(*asked, expect=2).stderr
     assert "tuned: its base base: half-written: model.safetensors has no whole header" in wrong
+
+
+@pytest.mark.parametrize(
+    ("file", "said", "words"),
+    [
+        ("adapter_config.json", {"r": None}, "no rank `r`: it is no LoRA adapter"),
+        ("base_model.json", {"model": None}, "names no base: `model` is None"),
+        ("base_model.json", {"model": "../gone/base"}, "base of the adapter is not there: ../gone"),
+        ("base_model.json", {"model": "base", "sha256": "0" * 64}, "not 0000"),
+    ],
+)
+def test_an_adapter_whose_base_is_not_what_it_says_is_refused(
+    project: Path, run_cli: RunCli, tmp_path: Path, file: str, said: Any, words: str
+) -> None:
+    write_model(project / "base")
+    (write_adapter(project / "tuned", "base") / file).write_text(json.dumps(said))
+    python = FakeVllm(tmp_path / "env", "vllm").python
+    asked = ["serve", "start", "tuned", "--dry-run", "--backend", "vllm", "--python", python]
+    told = run_cli(*asked, expect=2).stderr
+    assert words in told and "Traceback" not in told
 
 
 def test_a_job_asks_for_as_many_gpus_as_the_model_is_spread_over(
@@ -189,6 +256,9 @@ def test_a_job_asks_for_as_many_gpus_as_the_model_is_spread_over(
     assert "#SBATCH --gpus-per-node=2" in script
     assert "--tensor-parallel-size 2" in script
     assert "gpus-per-node" not in run_cli(*asked, "--sbatch", "gpus=2").stdout
+    assert "do not agree" in run_cli(*asked[:-2], "--sbatch", "gpus=4", expect=2).stderr
+    spread = run_cli(*asked, "-O", "pipeline_parallel_size=2").stdout
+    assert "#SBATCH --gpus-per-node=4" in spread
     for wrong in ("gpus=4", "gres=gpu:a100:4", "gres=gpu"):
         assert "do not agree" in run_cli(*asked, "--sbatch", wrong, expect=2).stderr
     assert "gpus-per-node" not in run_cli(*asked, "--sbatch", "gres=gpu:2").stdout
@@ -221,28 +291,14 @@ def client(site: Site, url: str) -> Any:
 
 @pytest.mark.slow
 def test_the_openai_client_completes_chats_and_streams(client: Any) -> None:
-    asked = {"model": "tiny", "max_tokens": 6, "temperature": 0}
-    assert [model.id for model in client.models.list().data] == ["tiny"]
-    whole = client.completions.create(prompt="the film is", **asked)
-    assert whole.choices[0].finish_reason in ("stop", "length")
-    assert whole.usage.completion_tokens <= 6
-    streamed = client.completions.create(prompt="the film is", stream=True, **asked)
-    assert "".join(part.choices[0].text for part in streamed) == whole.choices[0].text
-    messages = [{"role": "user", "content": "the film"}]
-    chat = client.chat.completions.create(messages=messages, **asked)
-    parts = client.chat.completions.create(messages=messages, stream=True, **asked)
-    said = "".join(part.choices[0].delta.content or "" for part in parts)
-    assert said == chat.choices[0].message.content
+    check_openai_client(client)
 
 
 @pytest.mark.slow
 def test_a_wrong_token_is_401_and_an_unknown_model_404(client: Any) -> None:
     import openai
 
-    with pytest.raises(openai.AuthenticationError):
-        client.with_options(api_key="wrong").models.list()
-    with pytest.raises(openai.NotFoundError):
-        client.completions.create(model="other", prompt="a")
+    check_refusals(client)
     with pytest.raises(openai.BadRequestError, match="does not support 'n'"):
         client.completions.create(model="tiny", prompt="a", n=2)
     with pytest.raises(openai.BadRequestError, match="more than the 32"):
@@ -287,22 +343,60 @@ def test_an_echo_with_text_behind_it_is_refused(client: Any) -> None:
 def test_of_200_requests_at_a_time_none_is_lost_and_memory_is_bounded(
     site: Site, client: Any
 ) -> None:
-    def resident_kb() -> int:
+    def resident_kb(field: str) -> int:
         found = 0
         for pid in processes_of("shared"):
             status = Path(f"/proc/{pid}/status").read_text()
-            found += int(status.partition("VmRSS:")[2].split()[0])
+            found += int(status.partition(f"{field}:")[2].split()[0])
         return found
 
     def ask(_: int) -> str:
         done = client.completions.create(model="tiny", prompt="the film", max_tokens=8)
         return str(done.choices[0].finish_reason)
 
-    before = resident_kb()
+    before = resident_kb("VmRSS")
     with concurrent.futures.ThreadPoolExecutor(200) as pool:
         ends = list(pool.map(ask, range(200)))
     assert len(ends) == 200 and set(ends) <= {"stop", "length"}
-    assert resident_kb() - before < 300_000
+    assert resident_kb("VmHWM") - before < 300_000  # At its peak (proc(5)).
+
+
+def test_rows_that_have_no_room_together_are_generated_apart() -> None:
+    torch = pytest.importorskip("torch")
+    from hf_tiny import make_tokenizer
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from nexa_hpc.backends.hf_runtime.batching import Work
+    from nexa_hpc.backends.hf_runtime.generating import Generator, Piece, Prompt, Sampling
+
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    sizes = {"n_embd": 8, "n_layer": 1, "n_head": 1, "n_positions": 32}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **sizes)).eval()
+    generator = Generator(model, tokenizer)
+
+    def generate(*shapes: tuple[int, int]) -> list[str]:
+        told: list[list[Piece]] = [[] for _ in shapes]
+        works = [
+            Work(Prompt((7,) * length, most, Sampling(temperature=0)), "", pieces.append)
+            for (length, most), pieces in zip(shapes, told, strict=True)
+        ]
+        generator.compute(works)
+        return [pieces[-1].text for pieces in told]
+
+    long, short = (28, 4), (2, 30)
+    assert generate(long, short, long) == [*generate(long), *generate(short), *generate(long)]
+
+
+@pytest.mark.slow
+def test_a_server_that_is_late_is_ended_and_one_that_answers_is_well(site: Site) -> None:
+    late = site.serve("start", "tiny", "--name", "late", "-O", "start_timeout_s=1", expect=1)
+    assert "did not answer within 1 s" in late.stderr
+    assert not processes_of("late")
+    site.start("tiny", "well")
+    assert "well answers" in site.serve("health", "well").stderr
+    site.serve("stop", "well")
+    assert "no server 'well'" in site.serve("health", "well", expect=2).stderr
 
 
 @pytest.mark.slow

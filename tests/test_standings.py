@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from planned import instance
 
@@ -399,12 +399,15 @@ def happen(event: Any, case: Case, model: Model) -> None:
         model.published = False
     elif event == "round":
         begin_round(case.run)
-        # A skipped instance was not to be tried, so nothing is held against its attempts.
-        model.before = 0 if model.action == SKIP else number - (model.open is not None)
+        # What is skipped is not tried, so its attempts are not of an earlier round; but where its
+        # result has gone, it was.
+        is_skipped = model.action == SKIP and model.published
+        model.before = 0 if is_skipped else number - (model.open is not None)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.booleans(), st.sampled_from(["RUN", SKIP]), st.lists(EVENTS, max_size=14))
+@example(effect=False, action=SKIP, events=["claim", State.FAILED, "round"])
 def test_whatever_happens_the_fold_says_what_a_simple_model_says(
     effect: bool, action: str, events: list[Any]
 ) -> None:

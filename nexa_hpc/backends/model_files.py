@@ -6,6 +6,7 @@ Only names, sizes and the headers of safetensors are read. Standard library alon
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from nexa_hpc.core.artifacts import META, Presence, look
 
 _LARGEST_HEADER = 100 << 20
 """safetensors' own limit."""
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<of>\d+)\.safetensors")
 
 
 def problems(folder: Path, allowed: Collection[str] = ()) -> Iterator[str]:
@@ -50,9 +52,20 @@ def _half_written(folder: Path, weights: Sequence[Path]) -> Iterator[str]:
         named = set((said.get("weight_map") or {}).values()) if isinstance(said, dict) else {"?"}
         for name in sorted(named - {file.name for file in weights}):
             yield f"half-written: {index.name} names {name}, which is not there"
+    for name in sorted({*_lost_shards({file.name for file in weights})}):
+        yield f"half-written: {name} is not there"
     for file in weights:
         if (wrong := _wrong(file)) is not None:
             yield f"half-written: {file.name} {wrong}"
+
+
+def _lost_shards(names: Collection[str]) -> Iterator[str]:
+    """Yield the shards that those in `names` say there are; an index may come last in a copy."""
+    for shard in filter(None, map(_SHARD.fullmatch, names)):
+        for number in range(1, int(shard["of"]) + 1):
+            name = f"{shard['stem']}-{number:0{len(shard['number'])}}-of-{shard['of']}.safetensors"
+            if name not in names:
+                yield name
 
 
 def _json(file: Path) -> Any:

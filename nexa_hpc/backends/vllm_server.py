@@ -20,7 +20,6 @@ from nexa_hpc.errors import UserError
 TOKEN_VARIABLE = "VLLM_API_KEY"
 VARIABLES = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 _OURS = {
-    "model": "say it as MODEL",
     "api_key": "a token is made where one is needed: `token: true`",
     "tensor_parallel_size": "say `tensor_parallel`",
 }
@@ -85,7 +84,7 @@ def adapter_options(name: str, folder: Path, rank: int) -> dict[str, Any]:
     own_tokenizer = {"tokenizer": str(folder)} if (folder / "tokenizer.json").is_file() else {}
     return {
         "enable_lora": True,
-        "lora_modules": [f"{name}={folder}"],
+        "lora_modules": [json.dumps({"name": name, "path": str(folder)})],
         "max_lora_rank": next((most for most in _LORA_RANKS if most >= rank), rank),
         **own_tokenizer,
     }

@@ -85,7 +85,7 @@ def create(
         extras=extras,
         packages=tuple(map(_whole, packages)),
         lock=from_lock.read_text(encoding="utf-8") if from_lock is not None else None,
-        python=python,
+        python=str(Path(python).absolute()) if python and "/" in python else python,
         wheelhouse=wheelhouse.absolute() if wheelhouse is not None else None,
     )
     envs = session.paths.envs
@@ -168,7 +168,8 @@ def pack(session: Session, name: str, file: Path) -> None:
       nexa-hpc env pack axolotl axolotl.tar
     """
     count = env_building.pack(find_environment(session.paths.envs, name), file)
-    print(f"packed {count} wheels into {file}; there: nexa-hpc env create {name} --wheelhouse")
+    made = f"nexa-hpc env create {name} --wheelhouse {file.name}"
+    print(f"packed {count} wheels into {file}; there: {made}")
 
 
 @group.command()
@@ -187,9 +188,11 @@ def remove(session: Session, name: str, older: bool) -> None:
 
 
 def _whole(package: str) -> str:
-    """Return a requirement that is a file's path as one that holds in any folder."""
+    """Return a requirement that is the path of a file or folder as one that holds anywhere."""
     is_file = package.endswith((".whl", ".tar.gz")) and Path(package).is_file()
-    return str(Path(package).absolute()) if is_file else package
+    # As with pip, a bare word is no folder.
+    is_folder = ("/" in package or package.startswith(".")) and Path(package).is_dir()
+    return str(Path(package).absolute()) if is_file or is_folder else package
 
 
 def _build_of(envs: Path, name: str) -> Path | None:

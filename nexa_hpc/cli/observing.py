@@ -6,7 +6,7 @@ Called by `status` and `logs`.
 from __future__ import annotations
 
 from nexa_hpc.core.runs import Run
-from nexa_hpc.core.standings import Observer, Processes
+from nexa_hpc.core.truths import Observer, Processes
 
 
 def observer_of(run: Run) -> Observer:

@@ -41,6 +41,7 @@ from nexa_hpc.core.artifacts import sha256_file
 from nexa_hpc.core.collector import made_to_stay
 from nexa_hpc.core.quoting import printable, printable_lines
 from nexa_hpc.core.runs import Run, is_file_of, newest_run
+from nexa_hpc.errors import UnknownNameError
 from nexa_hpc.pipeline import Pipeline
 from nexa_hpc.pipeline_run import PipelineRun, drive
 from nexa_hpc.pipeline_run import resume as resume_run
@@ -167,6 +168,7 @@ def resume(
     missing.
 
     To plan afresh, with the file as it is now, use `run`; finished steps are found by their keys.
+    A file that has never run is run.
     With --point or --step only that part goes on, with what it needs; `resume` without them brings
     the rest back.
 
@@ -176,7 +178,13 @@ def resume(
       nexa-hpc resume pipelines/general_e2e.yaml
       nexa-hpc resume lr_sweep-1 --point learning_rate=1e-05
     """
-    found = session.find_run(run)
+    try:
+        found = session.find_run(run)
+    except UnknownNameError:
+        if run is None or points or step or not Path(run).is_file():
+            raise
+        _run(read_pipeline(session, Path(run)), as_json, jobs, wait)
+        return
     _note_changed_file(found)
     _drive(found, as_json, jobs, wait, partial(resume_run, points=points, step=step))
 

@@ -9,16 +9,19 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 import click
 
 from nexa_hpc.cli.serve_start import servers_of, start
 from nexa_hpc.cli.session import Session
 from nexa_hpc.cli.tables import local_time, print_table
-from nexa_hpc.core.servers import Condition, Servers, answers, is_here, is_loopback, where
+from nexa_hpc.core.answering import is_reached, silence, where
+from nexa_hpc.core.servers import Condition, Handle, Servers, is_here
 from nexa_hpc.errors import StepError
 
+SILENT = "SILENT"
+"""Shown of a server that was healthy and does not answer, where nothing says that it has ended."""
 _FOLLOW_S = 0.3
 
 
@@ -47,29 +50,14 @@ def _servers(session: Session) -> Servers:
 def list_servers(session: Session, as_json: bool) -> None:
     """List the servers that were started, and whether they live.
 
+    SILENT is one that cannot be seen from this machine, and does not answer.
+
     \b
     Example:
       nexa-hpc serve list --json | jq -r '.[].url'
     """
     servers = _servers(session)
-    rows = []
-    for name in servers.names():
-        handle = servers.find(name)
-        if handle is not None:
-            condition, message = servers.condition(handle)
-            since = datetime.fromtimestamp(handle.created_at, timezone.utc).isoformat()
-            told = "; ".join([*filter(None, [message]), *handle.notes])
-            rows.append(
-                {
-                    "name": name,
-                    "state": condition.value,
-                    "url": handle.url if condition is Condition.HEALTHY else "",
-                    "model": handle.model,
-                    "backend": handle.backend,
-                    "since": since,
-                    "note": told,
-                }
-            )
+    rows = [_row(servers, handle) for name in servers.names() if (handle := servers.find(name))]
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     elif not rows:
@@ -78,6 +66,35 @@ def list_servers(session: Session, as_json: bool) -> None:
         header = ["NAME", "STATE", "URL", "MODEL", "BACKEND", "SINCE", "NOTE"]
         shown = [[*row.values()] for row in rows]
         print_table(header, [[*r[:5], local_time(r[5]), r[6]] for r in shown])
+
+
+def _row(servers: Servers, handle: Handle) -> dict[str, str]:
+    condition, message = servers.condition(handle)
+    state, url = condition.value, handle.url if condition is Condition.HEALTHY else ""
+    if url and not is_here(handle) and (told := _silence(servers, handle)):
+        state, url, message = SILENT, "", told
+    return {
+        "name": handle.name,
+        "state": state,
+        "url": url,
+        "model": handle.model,
+        "backend": handle.backend,
+        "since": datetime.fromtimestamp(handle.created_at, timezone.utc).isoformat(),
+        "note": "; ".join([*filter(None, [message]), *handle.notes]),
+    }
+
+
+def _silence(servers: Servers, handle: Handle) -> str:
+    """Return why a server is SILENT whose supervisor cannot be seen: it is on another machine, or
+    was here before a reboot.
+    """
+    told = silence(servers, handle)
+    # The clock of another machine is good enough for what is only shown.
+    heard_s = servers.heard_s(handle) if told is not None else 0.0
+    if told is None or (not is_reached(handle) and heard_s < 2 * servers.silence_s):
+        return ""
+    since = f"last heard of {timedelta(seconds=round(heard_s))} ago" if heard_s else ""
+    return "; ".join(filter(None, [told, since, f"ended? nexa-hpc serve stop {handle.name}"]))
 
 
 @group.command()
@@ -153,10 +170,7 @@ def health(session: Session, name: str) -> None:
     Example:
       nexa-hpc serve health sentiment && echo yes
     """
-    servers = _servers(session)
-    told = answers(_live_url(servers, name))
-    if told is not None:
-        raise StepError(f"server '{name}' does not answer: {told}")
+    _live_url(_servers(session), name)
     click.echo(f"{name} answers", err=True)
 
 
@@ -168,12 +182,12 @@ def _live_url(servers: Servers, name: str) -> str:
         raise StepError(
             f"server '{name}' is {condition.value}{told}", hint=f"nexa-hpc serve logs {name}"
         )
-    if is_loopback(handle.host) and not is_here(handle):
+    if not is_reached(handle):
         raise StepError(
             f"server '{name}' listens on {handle.host} of {where(handle)}, not reached from here",
             hint=f"nexa-hpc serve stop {name}, and start it with --host 0.0.0.0",
         )
     # It may have gone since Slurm, or the disk, last told of it.
-    if (silence := answers(handle.url)) is not None:
-        raise StepError(f"server '{name}' does not answer at {handle.url}: {silence}")
+    if (silent := silence(servers, handle)) is not None:
+        raise StepError(f"server '{name}' does not answer at {handle.url}: {silent}")
     return handle.url

@@ -6,8 +6,6 @@ The URL goes to stdout, how it goes to stderr. Only the command itself loads wha
 from __future__ import annotations
 
 import json
-import re
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +21,12 @@ from nexa_hpc.schedulers.slurm.server_jobs import ServerJobs
 
 TEMPLATE = "server"
 _GPU_OPTIONS = ("gpus", "gpus-per-node", "gpus-per-task")
-_GRES = re.compile(r"(?:^|,)gpu(?::[^,:()\d][^,:()]*)?(?::(?P<count>\d+))?(?=$|[,(])")
+_SAID_OTHERWISE = {
+    "model": "MODEL",
+    **{name: f"--{name.replace('_', '-')}" for name in ("name", "host", "port", "tensor_parallel")},
+    **{name: f"--{name.replace('_', '-')}" for name in ("python", "dry_run")},
+}
+"""Params that are no options of the server."""
 
 
 def servers_of(session: Session) -> Servers:
@@ -103,7 +106,7 @@ def start(
         scheduler=scheduler,
     )
     if dry_run:
-        command = shlex.join(handle.command(handle.port))
+        command = serving.shown_command(handle)
         before = f"{script.of(servers, handle)}# The server: " if script is not None else ""
         click.echo(before + command)
     elif no_wait and script is not None:
@@ -164,6 +167,7 @@ class _Script:
         from nexa_hpc.cli.sbatch import cluster_here
         from nexa_hpc.compose.run_config import policy_of
         from nexa_hpc.compose.site import site_config
+        from nexa_hpc.runners import gpus
         from nexa_hpc.schedulers.slurm.templates import find_template, options, render
         from nexa_hpc.slurm_terms import refuse_folder
 
@@ -175,7 +179,7 @@ class _Script:
         self._python = Path(cluster.python or sys.executable)
         template = find_template(session.root, TEMPLATE)
         filled, given = options(cluster, policy_of(site_config(session.root)), asked)
-        _agree_on_gpus(given, int(params.get("tensor_parallel") or 1))
+        _agree_on_gpus(given, gpus.spread(params))
         self._render: Callable[[list[str]], str] = lambda argv: render(
             template, argv, filled, given, self._python
         )
@@ -200,18 +204,23 @@ class _Script:
         )
 
 
-def _agree_on_gpus(given: dict[str, str], parallel: int) -> None:
+def _agree_on_gpus(given: dict[str, str], spread: int) -> None:
     """Ask for as many GPUs as the model is spread over; raises UserError where others are asked."""
-    named = [(name, given[name].rpartition(":")[2]) for name in _GPU_OPTIONS if name in given]
-    gres = _GRES.search(given.get("gres", ""))
-    named += [("gres", gres["count"] or "1")] if gres is not None else []
-    for name, count in named:
-        if parallel > 1 and count != str(parallel):
+    # Imported here: the other commands need none of it.
+    from nexa_hpc.runners import gpus
+
+    named = {name: given[name].rpartition(":")[2] for name in _GPU_OPTIONS if name in given}
+    in_gres = gpus.of_gres(given.get("gres", ""))
+    if in_gres is not None:
+        named["gres"] = str(in_gres)
+    for name, count in named.items():
+        if count.isdigit() and max(int(count), spread) > 1 and int(count) != spread:
             raise UserError(
-                f"--tensor-parallel {parallel} and --sbatch {name}={given[name]} do not agree"
+                f"{spread} GPUs for the model and --sbatch {name}={given[name]} do not agree: "
+                f"say --tensor-parallel {count}, or ask for {spread}"
             )
-    if parallel > 1 and not named and "gres" not in given:
-        given["gpus-per-node"] = str(parallel)
+    if spread > 1 and not named and "gres" not in given:
+        given["gpus-per-node"] = str(spread)
 
 
 def _options(texts: Sequence[str]) -> dict[str, Any]:
@@ -220,6 +229,8 @@ def _options(texts: Sequence[str]) -> dict[str, Any]:
         name, is_given, value = text.partition("=")
         if not is_given:
             raise UserError(f"-O {text}: say NAME=VALUE")
+        if name in _SAID_OTHERWISE:
+            raise UserError(f"-O {text}: say it as {_SAID_OTHERWISE[name]}")
         try:
             found[name] = json.loads(value)
         except ValueError:

@@ -44,7 +44,7 @@ FORMATS = ("table", "csv", "json", "parquet", "md")
     help="One row for all values of PARAM: mean, deviation, n. May be repeated.",
 )
 @click.option(
-    "--metrics", multiple=True, metavar="PATTERN", help="Only these metrics, as `eval.*`."
+    "--metrics", multiple=True, metavar="PATTERN", help="Only these metrics, as `evaluate.*`."
 )
 @click.option("--all", "all_columns", is_flag=True, help="Show every column.")
 @click.option(
@@ -77,8 +77,8 @@ def show(
     \b
     Example:
       nexa-hpc sweep show
-      nexa-hpc sweep show lr_sweep-3 --sort eval.accuracy --descending
-      nexa-hpc sweep show --over seed --metric eval.loss --mode min
+      nexa-hpc sweep show lr_sweep-3 --sort evaluate.accuracy --descending
+      nexa-hpc sweep show --over seed --metric evaluate.loss --mode min
       nexa-hpc sweep show --output points.csv
 
     Columns are called as in the exports. CSV, JSON and Parquet have all columns, `table` and `md`

@@ -121,16 +121,25 @@ def group_options(layers: Sequence[Layer], group: str) -> dict[str, Layer] | Non
     """Return option -> the layer that gives it; None where no layer has such a group."""
     if not any((layer.folder / group).is_dir() for layer in layers):
         return None
-    return {name: layer for layer in layers for name in layer.options(group)}
+    names = {name: None for layer in layers for name in layer.options(group)}
+    found = {name: find_option(layers, group, name) for name in names}
+    return {name: option[0] for name, option in found.items() if option is not None}
 
 
 def find_option(layers: Sequence[Layer], group: str, name: str) -> tuple[Layer, Path] | None:
-    """Return the file of an option in the highest layer that has it, and that layer."""
-    for layer in reversed(layers):
-        file = layer.option(group, name)
-        if file.is_file():
-            return layer, file
-    return None
+    """Return the file of an option in the highest layer that has it, and that layer.
+
+    One that holds nothing, as some that we ship, hides none below it.
+    """
+    there = [(layer, layer.option(group, name)) for layer in reversed(layers)]
+    there = [(layer, file) for layer, file in there if file.is_file()]
+    return next((found for found in there if _says_something(found[1])), next(iter(there), None))
+
+
+def _says_something(file: Path) -> bool:
+    text = file.read_text(encoding="utf-8", errors="replace")
+    lines = (line.strip() for line in text.splitlines())
+    return any(line not in ("", "{}") and not line.startswith("#") for line in lines)
 
 
 def chosen_group(entry: Any) -> str | None:

@@ -145,6 +145,13 @@ class Watch:
         return Life.ENDED if time.monotonic() - since >= self._silence_s else Life.UNKNOWN
 
 
+def is_this_host(machine: str) -> bool:
+    """Return whether `Driver.machine` is of this host since it last started, containers of it
+    that share its name included.
+    """
+    return machine.split("/")[:2] == _machine().split("/")[:2]
+
+
 def _machine() -> str:
     """Identify the kernel and the pid namespace of this process; a reboot makes a new one."""
     parts = [socket.gethostname()]

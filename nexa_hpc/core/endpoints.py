@@ -15,14 +15,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from nexa_hpc.core.answering import answers, is_loopback, is_refused, silence
 from nexa_hpc.core.instances import SKIP, Instance
 from nexa_hpc.core.paths import ProjectPaths
 from nexa_hpc.core.results import find_result
-from nexa_hpc.core.servers import Condition, Servers, answers, is_loopback
+from nexa_hpc.core.servers import Condition, Servers, is_here
 from nexa_hpc.errors import Interrupted, StepError
 
 KEEP, DRY_RUN = "keep", "dry_run"
 """The params of a step that serves which say that its server stays, or that none is started."""
+_STOPPED = "is not there: it was stopped"
 IDLE = "nothing that reads it has to run"
 _NAME_CHARACTERS = 48
 _ASK_S = 10.0
@@ -114,28 +116,33 @@ def endpoints_of(
 
 def _endpoint(servers: Servers, step: str, name: str) -> Endpoint:
     handle = servers.find(name)
-    file = servers.file(name, "token")
-    token_file = file if handle is not None and handle.token_variable else None
-    endpoint = Endpoint(step, name, handle.url if handle is not None else "", token_file)
+    if handle is None:
+        raise _gone(Endpoint(step, name, "", None), _STOPPED)
+    token_file = servers.file(name, "token") if handle.token_variable else None
+    endpoint = Endpoint(step, name, handle.url, token_file)
     require_living(servers, [endpoint])
     # A handle from before a reboot says nothing of an end.
-    told = answers(endpoint.url, _ASK_S)
-    if told is not None:
-        raise _gone(endpoint, f"does not answer at {endpoint.url}: {told}")
+    if (told := silence(servers, handle, _ASK_S)) is not None:
+        what = f"does not answer at {handle.url}: {told}"
+        # One that stays is believed until somebody stops it.
+        raise _gone(endpoint, what, "" if handle.leased else f"nexa-hpc serve stop {name}; ")
     return endpoint
 
 
 def require_living(servers: Servers, endpoints: Iterable[Endpoint]) -> None:
-    """Raise StepError, saying why, if one of the servers is not there any more, as records tell."""
+    """Raise StepError, saying why, if one of the servers is not there any more."""
     for endpoint in endpoints:
         handle = servers.find(endpoint.name)
         if handle is None:
-            raise _gone(endpoint, "is not there: it was stopped")
+            raise _gone(endpoint, _STOPPED)
         condition, message = servers.condition(handle)
         if condition is not Condition.HEALTHY:
             raise _gone(endpoint, f"is {condition.value}" + (f": {message}" if message else ""))
         if endpoint.url != handle.url:
             raise _gone(endpoint, f"was started anew: it answers at {handle.url} now")
+        if not is_here(handle) and is_refused(handle.url):
+            # Its supervisor cannot be seen, and may be silent for long before it counts as gone.
+            raise _gone(endpoint, f"is not there: nobody listens at {handle.url} any more")
 
 
 @contextmanager
@@ -170,8 +177,8 @@ def _gone_of(servers: Servers, endpoints: Sequence[Endpoint]) -> StepError | Non
     return None
 
 
-def _gone(endpoint: Endpoint, what: str) -> StepError:
+def _gone(endpoint: Endpoint, what: str, first: str = "") -> StepError:
     return StepError(
         f"server '{endpoint.name}' of step '{endpoint.step}' {what}",
-        hint=f"nexa-hpc serve logs {endpoint.name}; nexa-hpc resume starts it again",
+        hint=f"nexa-hpc serve logs {endpoint.name}; {first}nexa-hpc resume starts it again",
     )

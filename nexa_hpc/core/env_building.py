@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import platform
 import shutil
@@ -18,12 +19,13 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nexa_hpc.core import atomic
+from nexa_hpc.core.env_checking import DIRECT, portable, unpackable, with_versions
 from nexa_hpc.core.environments import LEAST_PYTHON
-from nexa_hpc.core.extras import requirements_of
+from nexa_hpc.core.extras import normalized, requirements_of
 from nexa_hpc.core.named_environments import (
     BUILDS,
     LOCK,
@@ -32,12 +34,12 @@ from nexa_hpc.core.named_environments import (
     build_for,
     create_command,
     find_environment,
+    installed,
     link_of,
     lock_of,
     name_problem,
     others,
 )
-from nexa_hpc.core.reading import read_json_or_none
 from nexa_hpc.errors import NexaError, UnknownNameError, UserError
 
 Say = Callable[[str], None]
@@ -73,11 +75,12 @@ def create(
         raise UserError(problem)
     if os.path.lexists(link) and not link.is_symlink():
         raise UserError(f"{link} was not made by env create; take another name")
+    recipe = _with_packed(recipe)
+    if recipe.lock is None and not (recipe.extras or recipe.packages):
+        raise UserError("of what? give --extra, --package or --from-lock")
     there = _there(envs, name)
-    if there is not None and not again and recipe.wheelhouse is None:
-        return _same(there, recipe)
     if there is not None and not again:
-        raise UserError(f"the environment '{name}' is there", hint="--again makes it anew")
+        return _same(there, recipe)
     python = _interpreter(recipe.python)
     build = build_for(envs, name, atomic.unique_suffix())
     atomic.make_folder(envs / BUILDS)
@@ -113,25 +116,51 @@ def remove(envs: Path, name: str, *, older_only: bool) -> list[Path]:
 def pack(environment: NamedEnvironment, file: Path) -> int:
     """Write an archive of wheels from which `environment` is made without a network.
 
-    Returns how many are in it. Raises NexaError where pip fails.
+    What came from a path or an address is in it by its version, and no path of this machine is.
+    Returns how many wheels. Raises UserError for what has no wheel, NexaError where pip fails.
     """
     if importlib.util.find_spec("pip") is None:
         raise UserError("packing takes pip, which is not installed here", hint="uv pip install pip")
+    lock = with_versions(environment.lock.read_text(encoding="utf-8"), installed(environment.build))
+    problem = unpackable(lock)
+    if problem is not None:
+        message = f"the environment '{environment.name}' cannot be packed: {problem}"
+        raise UserError(message, hint=f"it was made by: {environment.command()}")
     wheels = file.absolute().with_name(f".{file.name}.{atomic.unique_suffix()}")
     atomic.make_folder(wheels)
     try:
         pip = [*_pip(environment.python), "wheel", "--no-deps", "--wheel-dir", str(wheels)]
-        _run([*pip, "-r", str(environment.lock)], "pip wheel")
+        # By its address alone: not every pip takes `name @ git+file://…`.
+        atomic.write_file(wheels / _ASKED, DIRECT.sub(r"\2", lock))
+        _run([*pip, "-r", str(wheels / _ASKED)], "pip wheel")
         found = sorted(wheels.glob("*.whl"))
+        _write_portable(environment, lock, wheels)
         with (
             atomic.replacing(file) as stream,
             tarfile.open(fileobj=stream, mode="w|") as archive,  # Wheels are compressed already.
         ):
-            for member in [environment.build / MARKER, environment.lock, *found]:
+            for member in [wheels / MARKER, wheels / LOCK, *found]:
                 archive.add(member, arcname=member.name)
     finally:
         atomic.remove_tree(wheels)
     return len(found)
+
+
+def _write_portable(environment: NamedEnvironment, lock: str, folder: Path) -> None:
+    """Write the marker and the lock beside the wheels in `folder`, by versions alone."""
+    wheels = [file.name.split("-") for file in folder.glob("*.whl")]
+    versions = {normalized(name): version for name, version, *_ in wheels}
+    direct = DIRECT.findall(lock)
+    for name, address, version in direct:
+        made = versions.get(normalized(name))
+        if made != version:
+            message = f"{name} is {version or 'gone'} in the environment, and {made} at {address}"
+            raise UserError(message, hint=environment.command(again=True))
+    packages = [text for text in environment.packages if "/" not in text and "@" not in text]
+    packages += [f"{name}=={version}" for name, _, version in direct]
+    marker = {"name": environment.name, "extras": environment.extras, "packages": packages}
+    atomic.write_json(folder / MARKER, marker)
+    atomic.write_file(folder / LOCK, portable(lock))
 
 
 def _there(envs: Path, name: str) -> NamedEnvironment | None:
@@ -152,9 +181,8 @@ def _same(there: NamedEnvironment, recipe: Recipe) -> NamedEnvironment:
         same = asked == (sorted(there.extras), sorted(there.packages))
     if same and python:
         return there
-    command = create_command(there.name, there.extras, there.packages)
     raise UserError(
-        f"the environment '{there.name}' is there, and made of something else: {command}",
+        f"the environment '{there.name}' is there, and made of something else: {there.command()}",
         hint="--again makes it anew; what runs in the old one keeps it",
     )
 
@@ -204,11 +232,7 @@ def _build(build: Path, name: str, recipe: Recipe, python: Path, say: Say) -> Na
         raise UserError("neither uv nor pip is here to install with", hint="pip install uv")
     installer = _Installer(uv, build)
     with _wheels(recipe.wheelhouse, build) as wheels:
-        if wheels is not None and not (recipe.extras or recipe.packages or recipe.lock):
-            recipe = _packed(wheels)
         asked = [*requirements_of(recipe.extras), *recipe.packages]
-        if recipe.lock is None and not asked:
-            raise UserError("of what? give --extra, --package or --from-lock")
         say(f"making {build} with {'uv' if uv else 'pip'}")
         installer.make(python)
         atomic.write_file(build / _ASKED, recipe.lock or "".join(f"{text}\n" for text in asked))
@@ -217,6 +241,7 @@ def _build(build: Path, name: str, recipe: Recipe, python: Path, say: Say) -> Na
         install = [*installer.command("install"), *only, *exact, "-r", str(build / _ASKED)]
         _run(install, "installing")
         frozen = _run(installer.command("freeze"), "freezing", captured=True)
+    frozen = with_versions(frozen, installed(build))
     head = _head(name, recipe, build / "bin" / "python")
     atomic.write_file(build / LOCK, head + frozen)
     marker = {
@@ -224,6 +249,7 @@ def _build(build: Path, name: str, recipe: Recipe, python: Path, say: Say) -> Na
         "extras": list(recipe.extras),
         "packages": list(recipe.packages),
         "python": str(python),
+        "asked_python": recipe.python,
         "installer": "uv" if uv is not None else "pip",
         "from_lock_sha256": _digest(recipe.lock) if recipe.lock is not None else None,
         "lock_sha256": _digest(head + frozen),
@@ -233,13 +259,39 @@ def _build(build: Path, name: str, recipe: Recipe, python: Path, say: Say) -> Na
     return NamedEnvironment(name, build, build, marker)
 
 
-def _packed(wheels: Path) -> Recipe:
-    """Return how to make what `pack` has packed into this folder of wheels."""
-    if not (wheels / LOCK).is_file():
-        return Recipe()
-    packed = read_json_or_none(wheels / MARKER) or {}
-    lock = (wheels / LOCK).read_text(encoding="utf-8")
-    return Recipe(tuple(packed.get("extras", ())), tuple(packed.get("packages", ())), lock)
+def _with_packed(recipe: Recipe) -> Recipe:
+    """Return the recipe, with what `pack` has written beside the wheels if it asks for nothing."""
+    house = recipe.wheelhouse
+    if house is None or recipe.extras or recipe.packages or recipe.lock is not None:
+        return recipe
+    lock = _packed_text(house, LOCK)
+    if lock is None:
+        return recipe
+    made = json.loads(_packed_text(house, MARKER) or "{}")
+    extras, packages = tuple(made.get("extras", ())), tuple(made.get("packages", ()))
+    return replace(recipe, extras=extras, packages=packages, lock=lock)
+
+
+def _packed_text(house: Path, name: str) -> str | None:
+    if house.is_dir():
+        file = house / name
+        return file.read_text(encoding="utf-8") if file.is_file() else None
+    with _archive(house) as archive:
+        # What is looked for comes first, before gigabytes of wheels.
+        member = next((each for each in archive if each.isreg() and each.name == name), None)
+        stream = archive.extractfile(member) if member is not None else None
+        return stream.read().decode() if stream is not None else None
+
+
+@contextmanager
+def _archive(file: Path) -> Iterator[tarfile.TarFile]:
+    if not file.is_file():
+        raise UserError(f"--wheelhouse {file}: no such folder or archive")
+    try:
+        with tarfile.open(file) as archive:
+            yield archive
+    except (tarfile.TarError, ValueError) as error:
+        raise UserError(f"--wheelhouse {file}: {error}") from error
 
 
 @contextmanager
@@ -248,19 +300,15 @@ def _wheels(wheelhouse: Path | None, build: Path) -> Iterator[Path | None]:
     if wheelhouse is None or wheelhouse.is_dir():
         yield wheelhouse
         return
-    if not wheelhouse.is_file():
-        raise UserError(f"--wheelhouse {wheelhouse}: no such folder or archive")
     folder = build.with_name(f"{build.name}.{_WHEELS}")
     atomic.make_folder(folder)
     try:
-        with tarfile.open(wheelhouse) as archive:
+        with _archive(wheelhouse) as archive:
             for member in archive:
                 # Names and kinds are looked at, for an archive may come from anywhere.
                 if member.isreg() and os.path.basename(member.name) == member.name:
                     archive.extract(member, folder, set_attrs=False)
         yield folder
-    except tarfile.TarError as error:
-        raise UserError(f"--wheelhouse {wheelhouse}: {error}") from error
     finally:
         atomic.remove_tree(folder)
 
@@ -292,7 +340,7 @@ def _run(command: Sequence[str], what: str, *, captured: bool = False) -> str:
 def _head(name: str, recipe: Recipe, python: Path) -> str:
     asked = "import platform; print(platform.python_version(), end='')"
     version = _run([str(python), "-S", "-c", asked], "python", captured=True)
-    made = create_command(name, recipe.extras, recipe.packages)
+    made = create_command(name, recipe.extras, recipe.packages, recipe.python)
     made += " --from-lock …" if recipe.lock is not None else ""
     return f"# {made}\n# Python {version}, {platform.machine()} {platform.system()}\n"
 

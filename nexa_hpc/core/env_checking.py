@@ -1,25 +1,26 @@
 """Whether an environment by name still is what was made: its versions, and that they can be used.
 
-Its own Python is asked, in a process. Called by `env check`. Standard library alone.
+Its own Python is asked, in a process. Also what its lock says. Called by `env`. Standard library
+alone.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from urllib.parse import unquote
 
 from nexa_hpc.core.extras import STANDS_FOR, normalized, parts, requirements_of
 from nexa_hpc.core.findings import Finding, ok, problem
-from nexa_hpc.core.named_environments import (
-    NamedEnvironment,
-    create_command,
-    installed,
-    lacking,
-)
+from nexa_hpc.core.named_environments import NamedEnvironment, installed, lacking
 
 _IMPORT_S = 600.0
+_NAME = r"(?m)^([A-Za-z0-9][A-Za-z0-9._-]*)"
+DIRECT = re.compile(_NAME + r" *@ +(\S+)(?: +# ==(\S+))?$")
+"""name @ address  # ==version: a line of a lock for what came from a path or an address."""
 _IMPORTS = """\
 import importlib, importlib.metadata, json, sys
 modules = {}
@@ -46,13 +47,12 @@ def check_environment(
     `extras` are those to look for; none: those that it was made with.
     """
     wanted = list(extras) or environment.extras
-    again = create_command(environment.name, environment.extras, environment.packages, again=True)
+    again = environment.command(again=True)
     yield from _versions(environment, again)
     requirements = requirements_of(wanted)
     lacked = lacking(environment.build, requirements)
     if lacked:
-        more = list(dict.fromkeys([*environment.extras, *wanted]))
-        mend = create_command(environment.name, more, environment.packages, again=True)
+        mend = environment.command(wanted, again=True)
         yield problem("extras", f"it lacks {', '.join(lacked)}", mend)
     elif wanted:
         yield ok("extras", f"all that {' and '.join(wanted)} asks for is there")
@@ -64,12 +64,42 @@ def check_environment(
 
 def locked(text: str) -> dict[str, str]:
     """Return normalized name -> version of the lines of a lock that say one."""
-    found = {}
-    for line in text.splitlines():
-        match = re.match(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([^\s;]+)", line)
-        if match:
-            found[normalized(match[1])] = match[2]
-    return found
+    found = dict(re.findall(_NAME + r"==([^\s;]+)", text))
+    found |= {name: version for name, _, version in DIRECT.findall(text) if version}
+    return {normalized(name): version for name, version in found.items()}
+
+
+def with_versions(lock: str, there: Mapping[str, str]) -> str:
+    """Return `lock` with the version, in a comment, of what came from a path or an address.
+
+    `there` is what is installed, which the address alone does not tell.
+    """
+
+    def told(line: re.Match[str]) -> str:
+        version = there.get(normalized(line[1]))
+        return f"{line[1]} @ {line[2]}  # =={version}" if version else line[0]
+
+    return DIRECT.sub(told, lock)
+
+
+def portable(lock: str) -> str:
+    """Return a lock `with_versions` as it holds on any machine that has the wheels."""
+    # The command in the first line may name paths, too.
+    return DIRECT.sub(r"\1==\3", re.sub(r"\A# nexa-hpc .*\n", "", lock))
+
+
+def unpackable(lock: str) -> str | None:
+    """Return why no wheel can be made of something in the lock, or None."""
+    in_place = re.search(r"(?m)^(?:-e|--editable)\b.*", lock)
+    if in_place is not None:
+        return (
+            f"it uses a folder in place, which no archive holds: {in_place[0]}; take it without -e"
+        )
+    for name, address, _ in DIRECT.findall(lock):
+        file = unquote(address.removeprefix("file://").partition("#")[0])
+        if address.startswith("file:") and not os.path.exists(file):
+            return f"{name} was installed from {file}, which is gone"
+    return None
 
 
 def _versions(environment: NamedEnvironment, again: str) -> Iterator[Finding]:

@@ -9,7 +9,8 @@ A handler is any object (a module-level instance, or a module) with
     input_params: {name: kind}   optional: params that are really inputs, digested like `in`;
                              kinds: "path" (must exist), "model", "dataset" (path, `pkg://…`,
                              `models:name@tag`, or a name on a hub)
-    revision(kind, name) -> str | None   optional: the revision a hub name stands for now
+    revision(kind, name[, at]) -> str | None   optional: the revision a hub name stands for now, or
+                             its branch or tag `at` (`hub_pin` and `hub_names`: see `hub_cache`)
     code_params: [name, …]   optional: params that list source files or folders, put into the key
     warn(step)               optional: yields warnings at planning
     kind: str                optional: the `kind` of the artifact it makes
@@ -229,10 +230,13 @@ class Handler:
         resolve = getattr(self.target, "resolve", None)
         return step.params if resolve is None else dict(resolve(step))
 
-    def revision(self, kind: str, name: str) -> str | None:
-        """Return the revision that hub name `name` stands for now; None where none answers."""
+    def revision(self, kind: str, name: str, at: str | None = None) -> str | None:
+        """Return the revision that a hub's name, or its `at`, stands for now; unanswered, `at`."""
         revision = getattr(self.target, "revision", None)
-        return None if revision is None else revision(kind, name)
+        if revision is None or (at and len(inspect.signature(revision).parameters) < 3):
+            return at
+        found: str | None = revision(kind, name, at) if at else revision(kind, name)
+        return found or at
 
     def metric_of(self, step: StepView) -> tuple[str, str] | None:
         """Return the key among the params, and the step that it says the metrics of are read."""

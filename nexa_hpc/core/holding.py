@@ -17,8 +17,8 @@ from nexa_hpc.core.leftovers import end_leftovers
 from nexa_hpc.core.records import Attempt
 from nexa_hpc.core.runs import Run
 from nexa_hpc.core.servers import STOP_GRACE_S, TAG_VARIABLE, Condition, Servers, is_here
-from nexa_hpc.core.standings import Truth
 from nexa_hpc.core.states import Standing, State
+from nexa_hpc.core.truths import Truth
 
 _POLL_S = 0.1
 _BEATS_S = 2 * BEAT_INTERVAL_S
@@ -44,15 +44,16 @@ class HeldServers:
         """
         if truth.standing.message == IDLE:
             return truth
-        self.hold(instance)
         newest, state = truth.attempt, truth.standing.state
-        if not state.succeeded and state is not State.PENDING:
-            return truth
-        if newest is not None and self._is_anothers(instance, newest):
+        is_open = state.succeeded or state is State.PENDING
+        if is_open and newest is not None and self._is_anothers(instance, newest):
+            # It is not held: it ends with its job, whoever holds it.
             message = f"its server is in job {newest.job}, for the steps there"
             return Truth(Standing(State.RUNNING, message=message), newest, Life.ALIVE)
+        self.hold(instance)
         if not state.succeeded or self._is_own(truth) or self._stands(instance):
             return truth
+        self._end_stray(server_name(instance), is_kept_ours=False)
         return Truth(Standing(State.PENDING, message="its server has gone"), truth.attempt)
 
     def hold(self, instance: Instance, *, is_kept_ours: bool = False) -> None:
@@ -118,6 +119,12 @@ class HeldServers:
             self._drop(step)
         while self._let_go:
             self._see_end(self._let_go.pop())
+
+    def stop(self, instance: Instance) -> None:
+        """End the server of `instance` here, whoever else holds it, unless it is to stay."""
+        handle = self._servers.find(server_name(instance))
+        if handle is not None and is_here(handle) and not self._leases.is_kept(handle):
+            self._servers.stop(handle)
 
     def _drop(self, step: str) -> None:
         del self._open[step]

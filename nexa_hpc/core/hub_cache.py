@@ -5,23 +5,31 @@
     <paths.hub>/.nexa/models--org--name/<commit>.json that `fetch` has fetched all of it, and when
     <paths.hub>/.nexa/models--org--name/<ref>.begun   that it has begun to, and may not have ended
 
-Jobs in Slurm find the models here and ask no hub. Called by planning and `fetch`.
-Standard library alone.
+Jobs in Slurm find the models here and ask no hub. A handler may tell more of what it takes by
+
+    hub_pin(step, name) -> (param, revision or None) | None
+        which param pins the hub's name of an input, and to what; None for `<name>_revision`
+    hub_names(step)
+        yields (kind, name, revision or None) of what is beside its `input_params`
+
+Called by planning and `fetch`. Standard library alone.
 """
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nexa_hpc.core.handlers import Handler, StepView
-from nexa_hpc.core.inputs import HUB_NAME, PACKAGE_PREFIX, Reference
+from nexa_hpc.core.inputs import HUB_NAME, Reference
 from nexa_hpc.core.reading import list_names
 
 MAIN = "main"
+COMMIT = re.compile("[0-9a-f]{40}")
 _KINDS = ("model", "dataset")
+_FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 
 
 @dataclass(frozen=True, order=True)
@@ -69,19 +77,40 @@ class HubName:
 
 
 def names_of(handler: Handler, view: StepView, references: Iterable[Reference]) -> list[HubName]:
-    """Return what a step takes from a hub: among its inputs, and what its config file names."""
+    """Return what a step takes from a hub: among its inputs, what its config file names, and what
+    its handler knows of beside these.
+    """
+    beside = getattr(handler.target, "hub_names", lambda _: ())(view)
+    found = [HubName(kind, name, revision or MAIN) for kind, name, revision in beside]
     kinds = {n: k for n, k in handler.input_params.items() if k in _KINDS}
-    if not kinds:
-        return []
-    settings = {**handler.resolve(view)}
+    settings = handler.resolve(view) if kinds else {}
     told = {reference.name: reference for reference in references}
-    found = []
     for name, kind in kinds.items():
         text = _named(name, view, settings, told.get(name))
         if text is not None:
-            revision = settings.get(f"{name}_revision")
-            found.append(HubName(kind, text, revision if isinstance(revision, str) else MAIN))
+            found.append(HubName(kind, text, pin_of(handler, view, name)[1] or MAIN))
     return found
+
+
+def pin_of(handler: Handler, view: StepView, name: str) -> tuple[str, str | None]:
+    """Return which param pins the hub's name that the input `name` is, and to what revision."""
+    pin = getattr(handler.target, "hub_pin", lambda *_: None)
+    found: tuple[str, str | None] | None = pin(view, name)
+    if found is not None:
+        return found
+    param = f"{name}_revision"
+    revision = handler.resolve(view).get(param)
+    return param, revision if isinstance(revision, str) else None
+
+
+def is_hub_name(text: object, project: Path) -> bool:
+    """Return whether `text` is a name on a hub: it reads as one, and nothing here is called so."""
+    return (
+        isinstance(text, str)
+        and HUB_NAME.fullmatch(text) is not None
+        and Path(text).suffix not in _FILE_SUFFIXES
+        and not (project / text).exists()
+    )
 
 
 def _named(
@@ -90,10 +119,8 @@ def _named(
     if reference is not None:
         return reference.text if reference.kind == "hub" else None
     text = settings.get(name)
-    if name in view.inputs or not isinstance(text, str) or text.startswith(PACKAGE_PREFIX):
-        return None
-    is_name = HUB_NAME.fullmatch(text) and not os.path.exists(view.project / text)
-    return text if is_name else None
+    is_name = name not in view.inputs and is_hub_name(text, view.project)
+    return str(text) if is_name else None
 
 
 def missing(hub: Path, wanted: Mapping[str, Iterable[HubName]], file: str) -> Iterator[str]:

@@ -80,6 +80,8 @@ class Reference:
     """For a step: the path inside its output folder."""
     choice: Choice | None = None
     """For the best: among which results of `step`, and how."""
+    revision: str | None = None
+    """For a hub's name: which one it is pinned to, where it is."""
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -232,9 +234,11 @@ class Resolver:
         self,
         registry: Registry,
         digester: Digester,
-        fetched: Callable[[str, str], str | None] = lambda kind, name: None,
+        fetched: Callable[[str, str, str | None], str | None] = lambda kind, name, at: None,
     ) -> None:
-        """`fetched` tells which revision of a hub's name is here already, and is what steps see."""
+        """`fetched` tells which revision of a hub's name is here already, and is what steps see;
+        its third argument is the one that it is pinned to.
+        """
         self._registry = registry
         self._digester = digester
         self._fetched = fetched
@@ -275,7 +279,8 @@ class Resolver:
 
     def _of_hub(self, reference: Reference, handler: Handler) -> ResolvedInput:
         kind = handler.input_params[reference.name]
-        revision = self._fetched(kind, reference.text) or handler.revision(kind, reference.text)
+        asked = (kind, reference.text, reference.revision)
+        revision = self._fetched(*asked) or handler.revision(*asked)
         source = {"hub": reference.text, "revision": revision}
         return ResolvedInput(reference.name, source, {"revision": revision})
 

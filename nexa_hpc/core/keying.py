@@ -7,7 +7,9 @@ Nodes that turn out to have one key are one instance: they differ in what no key
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from nexa_hpc.core import spec as documents
@@ -16,14 +18,14 @@ from nexa_hpc.core.code import imported_sources
 from nexa_hpc.core.digests import Digester, host_name
 from nexa_hpc.core.endpoints import DRY_RUN
 from nexa_hpc.core.handlers import Handler
-from nexa_hpc.core.hub_cache import MAIN, HubName
-from nexa_hpc.core.inputs import Reference, ResolvedInput, Resolver
+from nexa_hpc.core.hub_cache import COMMIT, MAIN, HubName, pin_of
+from nexa_hpc.core.inputs import PACKAGE_PREFIX, Reference, ResolvedInput, Resolver, package_path
 from nexa_hpc.core.instances import SINGLE_OUTPUT, Instance
 from nexa_hpc.core.keys import key_document, step_key
 from nexa_hpc.core.nodes import Node
 from nexa_hpc.core.registry import Registry
 from nexa_hpc.core.retries import NO_RETRY
-from nexa_hpc.errors import NexaError, Problem
+from nexa_hpc.errors import NexaError, Problem, UserError
 
 
 class Keying:
@@ -67,10 +69,12 @@ class Keying:
             self._digester.save()
         return found | {name: self._whole(found[name], node) for name, node in shared.items()}
 
-    def _fetched(self, kind: str, name: str) -> str | None:
+    def _fetched(self, kind: str, name: str, pinned: str | None) -> str | None:
         """Return the revision in `paths.hub`, which is the one that steps get."""
+        if pinned and COMMIT.fullmatch(pinned):
+            return pinned
         hub = self._request.paths.hub
-        return HubName(kind, name, MAIN).commit(hub) if hub is not None else None
+        return HubName(kind, name, pinned or MAIN).commit(hub) if hub is not None else None
 
     def _share(
         self, found: Mapping[str, Instance], first: Node, node: Node, instance: Instance
@@ -107,16 +111,16 @@ class Keying:
 
     def _instance(self, node: Node) -> Instance | None:
         step, handler = node.step, node.handler
-        inputs = self._inputs(node)
-        code = self._code_digests(node)
         params = handler.resolve(node.view)
-        places = [r.place for r in node.references if r.place.startswith("params.")]
-        left_out = {place.removeprefix("params.") for place in places}.union(handler.keyless)
+        inputs = self._inputs(node, params)
+        code = self._code_digests(node)
         env = node.view.env
         if inputs is None or code is None:
             # Keys below this step cannot be told; its problem is reported instead of theirs.
             self._keys[node.name] = ""
             return None
+        # What `in` names may be called like a param, and is another thing.
+        left_out = {i.name for i in inputs if i.name not in step.inputs}.union(handler.keyless)
         document = key_document(
             uses=step.uses,
             handler_version=handler.version,
@@ -162,24 +166,61 @@ class Keying:
             reason="",
         )
 
-    def _inputs(self, node: Node) -> list[ResolvedInput] | None:
+    def _inputs(self, node: Node, params: Mapping[str, Any]) -> list[ResolvedInput] | None:
         found: list[ResolvedInput] = []
         whole = True
         for reference in node.references:
             try:
-                resolved = self._resolver.resolve(self._merged(reference), self._keys, node.handler)
+                asked, pinned_by = self._pinned(self._merged(reference), node)
+                resolved = self._resolver.resolve(asked, self._keys, node.handler)
             except (NexaError, OSError) as error:
                 whole = False
                 self._note(node, reference.place, _with_hint(error))
                 continue
             found.append(resolved)
-            named = node.step.params.get(f"{reference.name}_revision")
-            if resolved.handed.get("revision", "known") is None and named is None:
+            if resolved.handed.get("revision", "known") is None:
                 self.warnings.append(
                     f"step '{node.step.id}': no hub tells the revision of {reference.text}, so a "
-                    f"change of it would go unnoticed; name it in `{reference.name}_revision`"
+                    f"change of it would go unnoticed; name it in `{pinned_by}`"
                 )
-        return found if whole else None
+        return [*found, *self._of_config(node, params)] if whole else None
+
+    def _of_config(self, node: Node, params: Mapping[str, Any]) -> Iterator[ResolvedInput]:
+        """Yield the models and datasets lying here that only the step's config file names."""
+        named = {*node.step.params, *node.step.inputs}
+        for name, kind in node.handler.input_params.items():
+            text = params.get(name)
+            if kind not in ("model", "dataset") or name in named or not isinstance(text, str):
+                continue
+            try:
+                self._check_not_made(node, text)
+                path = _lying_here(text, self._request.paths.root)
+                if path is not None:
+                    reference = Reference(name, f"params.{name}", text, "path", path=path)
+                    yield self._resolver.resolve(reference, self._keys, node.handler)
+            except (NexaError, OSError) as error:
+                self.warnings.append(
+                    f"step '{node.step.id}': {text} is named in the config, and its content is not "
+                    f"in the key: {error}; name it by `in: {{{name}: …}}`"
+                )
+
+    def _check_not_made(self, node: Node, text: str) -> None:
+        """Raise UserError for what a step of the pipeline makes: what lies there may be an old one.
+
+        A config file implies no edges, so this step's key cannot hold that one's.
+        """
+        path = Path(os.path.abspath(self._request.paths.root / text))
+        for step in node.request.spec.steps:
+            for out in step.outputs.values():
+                if path.is_relative_to(os.path.abspath(self._request.paths.root / out)):
+                    raise UserError(f"step '{step.id}' makes it")
+
+    def _pinned(self, reference: Reference, node: Node) -> tuple[Reference, str]:
+        """Return `reference` with the revision that it is pinned to, and the param that pins it."""
+        if reference.kind != "hub":
+            return reference, ""
+        param, revision = pin_of(node.handler, node.view, reference.name)
+        return replace(reference, revision=revision), param
 
     def _merged(self, reference: Reference) -> Reference:
         """Return `reference` with the nodes that others of their key stand for."""
@@ -217,6 +258,17 @@ class Keying:
         problem = node.request.problem(node.step, key, message)
         if problem not in self.problems:
             self.problems.append(problem)
+
+
+def _lying_here(text: str, root: Path) -> Path | None:
+    """Return the absolute path that `text` names, of a package or below `root`; None without."""
+    try:
+        if text.startswith(PACKAGE_PREFIX):
+            return package_path(text)
+    except UserError:
+        return None
+    path = Path(os.path.abspath(root / text))
+    return path if text and path.exists() else None
 
 
 def _with_hint(error: Exception) -> str:

@@ -14,9 +14,10 @@ import time
 from pathlib import Path
 
 from nexa_hpc.core import atomic
+from nexa_hpc.core.answering import silence
 from nexa_hpc.core.drivers import Driver, Life, Watch
 from nexa_hpc.core.reading import list_names, read_json_or_none
-from nexa_hpc.core.servers import Condition, Handle, Servers, answers
+from nexa_hpc.core.servers import Condition, Handle, Servers
 
 _POLL_S = 0.1
 _DECIDED_S = 30.0
@@ -86,7 +87,7 @@ class Leases:
             condition, _ = self._servers.condition(handle)
             if condition is Condition.HEALTHY:
                 # Of one from before a reboot, or on another machine, it may say so for long.
-                return handle if answers(handle.url, _ASK_S) is None else None
+                return handle if silence(self._servers, handle, _ASK_S) is None else None
             if condition is not Condition.STOPPING or time.monotonic() > deadline:
                 return None
             time.sleep(_POLL_S)

@@ -7,15 +7,22 @@
         nexa_env.lock.txt                     its own lock
 
 A virtual environment cannot be moved, so it is built where it stays and found through the link;
-what runs in it enters it by its own path, and keeps it when the link moves on. Looking starts no
-process. Called by planning, `env` and the schedulers. Standard library alone.
+what runs in it enters it by its own path, and keeps it when the link moves on. Looking into one
+starts no process; of those that others made, their Python is asked where it finds packages. Called
+by planning, `env` and the schedulers. Standard library alone.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import json
 import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +36,15 @@ from nexa_hpc.errors import NexaError, UnknownNameError, nearest
 BUILDS = ".builds"
 MARKER = "nexa_env.json"
 LOCK = "nexa_env.lock.txt"
-_ENDS = re.compile(r"(?P<name>.+)-(?P<version>[^-]+)\.(?:dist-info|egg-info)$")
+_ENDS = re.compile(r"(?P<name>.+?)(?:-(?P<version>\d[^-]*)(?:-py\d.*)?)?\.(?:dist|egg)-info$")
 _SHOWN = 6
+_ASK_S = 20.0
+_ASKS = """\
+import json, os, sys, sysconfig
+marker = os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
+managed = sys.prefix == sys.base_prefix and os.path.exists(marker)
+print("\\n" + json.dumps({"path": [p for p in sys.path if p], "managed": managed}))
+"""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -56,6 +70,11 @@ class NamedEnvironment:
         return list(self.made.get("packages", ()))
 
     @property
+    def asked_python(self) -> str | None:
+        """The interpreter that was asked for, by path or by name; None: that of nexa-hpc."""
+        return self.made.get("asked_python")
+
+    @property
     def lock(self) -> Path:
         """The exact versions in it."""
         return self.build / LOCK
@@ -64,6 +83,14 @@ class NamedEnvironment:
     def python(self) -> Path:
         """Its interpreter."""
         return self.build / "bin" / "python"
+
+    def command(self, more: Iterable[str] = (), *, again: bool = False) -> str:
+        """Return the command that makes it as it was made, and with these extras as well."""
+        extras = list(dict.fromkeys([*self.extras, *more]))
+        made = create_command(self.name, extras, self.packages, self.asked_python, again=again)
+        if extras or self.packages:
+            return made
+        return f"{made} --from-lock {shlex.quote(str(lock_of(self.link.parent, self.name)))}"
 
 
 def name_problem(name: str) -> str | None:
@@ -138,30 +165,41 @@ def others(envs: Path, name: str | None = None) -> Iterator[tuple[str, Path]]:
 
 def installed(prefix: Path) -> dict[str, str]:
     """Return normalized distribution name -> version of what lies in the environment `prefix`."""
-    found = {}
-    for site in (prefix / "lib").glob("python3*/site-packages"):
-        for name in list_names(site):
+    return _installed_in((prefix / "lib").glob("python3*/site-packages"))
+
+
+def _installed_in(folders: Iterable[Path]) -> dict[str, str]:
+    """Return the same of what lies in these folders; of two, the one that is found first."""
+    found: dict[str, str] = {}
+    for folder in folders:
+        for name in list_names(folder) if os.access(folder, os.R_OK) else ():
             match = _ENDS.match(name)
             if match:
-                found[normalized(match["name"])] = match["version"]
+                found.setdefault(normalized(match["name"]), match["version"] or "")
     return found
 
 
 def lacking(prefix: Path, requirements: Iterable[str]) -> list[str]:
     """Return in words which of the requirements the environment `prefix` does not meet."""
-    there = installed(prefix)
-    found = []
+    return list(_unmet(installed(prefix), requirements).values())
+
+
+def _unmet(there: Mapping[str, str], requirements: Iterable[str]) -> dict[str, str]:
+    """Return requirement -> in words what is not met of it."""
+    found = {}
     for requirement in requirements:
         name, condition = parts(requirement)
         version = next((there[n] for n in (name, *STANDS_FOR.get(name, ())) if n in there), None)
         if version is None:
-            found.append(name)
+            found[requirement] = name
         elif not _meets(version, condition):
-            found.append(f"{name}{condition} (it has {version})")
+            found[requirement] = f"{name}{condition} (it has {version})"
     return found
 
 
 def _meets(version: str, condition: str) -> bool:
+    if not version:
+        return True  # A source folder that is on the path says its version in a file only.
     try:
         from packaging.specifiers import SpecifierSet
     except ImportError:
@@ -173,11 +211,17 @@ def _meets(version: str, condition: str) -> bool:
 
 
 def create_command(
-    name: str, extras: Sequence[str], packages: Sequence[str] = (), *, again: bool = False
+    name: str,
+    extras: Sequence[str],
+    packages: Sequence[str] = (),
+    python: str | None = None,
+    *,
+    again: bool = False,
 ) -> str:
     """Return the command that makes the environment `name`."""
     words = [part for extra in extras for part in ("--extra", extra)]
     words += [part for package in packages for part in ("--package", shlex.quote(package))]
+    words += ["--python", shlex.quote(python)] if python else []
     return " ".join(["nexa-hpc env create", name, *words, *(["--again"] if again else [])])
 
 
@@ -195,40 +239,88 @@ def missing(
         yield "env.name", f"{error}: {create_command(name, needs or ['…'])}"
         return
     if not os.access(found.python, os.X_OK):
-        mend = create_command(name, found.extras, found.packages, again=True)
+        mend = found.command(again=True)
         yield "env.name", f"the Python of the environment '{name}' is gone: {mend}"
         return
-    for words in _lacked(found.build, needs):
-        extras = list(dict.fromkeys([*found.extras, *needs]))
-        mend = create_command(name, extras, found.packages, again=True)
+    lacked = _lacked(installed(found.build), needs)
+    if lacked:
+        words, mend = _in_words(lacked, needs), found.command(needs, again=True)
         yield "env.name", f"the environment '{name}' lacks {words}: {mend}"
 
 
 def doubtful(
     env: Mapping[str, Any], prefix: Path | None, uses: str, backend: str | None
 ) -> Iterator[str]:
-    """Yield what a step will not find in the virtual environment `prefix`, which others made."""
-    brings_more = env.get("modules") or env.get("setup")
-    if prefix is None or brings_more or not env.get("venv") or _sees_others(prefix):
+    """Yield what a step will not find in an environment that others made, and the command that
+    mends it: of what is on this host, and is not changed by modules or lines of shell.
+
+    `prefix` is the folder of the interpreter's `bin`; None where that is to be found on PATH.
+    """
+    kind = next((name for name in ("venv", "conda", "python") if env.get(name)), None)
+    needs = needed_by(uses, backend)
+    brings_more = any(env.get(name) for name in ("name", "container", "modules", "setup"))
+    if kind is None or not needs or brings_more or "PYTHONPATH" in env.get("variables", ()):
         return
-    for words in _lacked(prefix, needed_by(uses, backend)):
-        yield f"env.venv: {prefix} lacks {words}"
+    python = env["python"] if kind == "python" else "python"
+    if prefix is not None:
+        python = str(prefix / "bin" / os.path.basename(python))
+    elif kind != "python":
+        return
+    program = shutil.which(python)
+    facts = _asked(program, os.stat(program).st_mtime_ns) if program is not None else None
+    if program is None or facts is None:
+        return  # `environments.missing` says what is wrong with it.
+    there = _installed_in(map(Path, facts["path"]))
+    lacked = _lacked(there, needs)
+    if lacked:
+        where = program if kind == "python" else prefix
+        mend = _mend(program, "pip" in there, lacked, needs if facts["managed"] else ())
+        yield f"env.{kind}: {where} lacks {_in_words(lacked, needs)}: {mend}"
 
 
-def _sees_others(prefix: Path) -> bool:
-    """Return whether packages from elsewhere are found in the virtual environment `prefix`."""
+@functools.cache
+def _asked(program: str, _changed: int) -> Mapping[str, Any] | None:
+    """Return where an interpreter finds packages, and whether its system alone installs there."""
     try:
-        text = (prefix / "pyvenv.cfg").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return True
-    return bool(re.search(r"(?mi)^include-system-site-packages\s*=\s*true", text))
+        done = subprocess.run(
+            [program, "-c", _ASKS],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_ASK_S,
+        )
+        facts = json.loads((done.stdout.strip().splitlines() or ["null"])[-1])
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return None
+    return facts if isinstance(facts, dict) else None
 
 
-def _lacked(prefix: Path, extras: Sequence[str]) -> Iterator[str]:
+def _mend(program: str, has_pip: bool, lacked: Iterable[str], instead: Sequence[str]) -> str:
+    """Return the command that installs what is lacked; with the extras `instead`, one that makes an
+    environment of our own, as into the system's Python pip installs nothing.
+    """
+    if instead:
+        name = "-".join(instead)
+        return f"{create_command(name, instead)}, and `env: {{name: {name}}}` in the step"
+    python = shlex.quote(program)
+    pip = f"{python} -m pip install"
+    if not has_pip and shutil.which("uv"):
+        pip = f"uv pip install --python {python}"
+    elif not has_pip and importlib.util.find_spec("pip") is not None:
+        pip = f"{shlex.quote(sys.executable)} -m pip --python {python} install"
+    return f"{pip} {shlex.join(lacked)}"
+
+
+def _lacked(there: Mapping[str, str], extras: Sequence[str]) -> dict[str, str]:
+    """Return requirement -> words of what these extras ask for and is not `there`."""
     try:
-        found = lacking(prefix, requirements_of(extras))
+        return _unmet(there, requirements_of(extras))
     except NexaError:
-        return  # What an extra holds is not known here.
-    if found:
-        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        yield f"{', '.join(found[:_SHOWN])}{more}, which {' and '.join(extras)} needs"
+        return {}  # What an extra holds is not known here.
+
+
+def _in_words(lacked: Mapping[str, str], extras: Sequence[str]) -> str:
+    shown = list(lacked.values())[:_SHOWN]
+    more = f" and {len(lacked) - _SHOWN} more" if len(lacked) > _SHOWN else ""
+    return f"{', '.join(shown)}{more}, which {' and '.join(extras)} needs"

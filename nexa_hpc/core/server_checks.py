@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from nexa_hpc.core.answering import is_loopback
 from nexa_hpc.core.endpoints import DRY_RUN, KEEP
-from nexa_hpc.core.servers import is_loopback
 
 if TYPE_CHECKING:
     from nexa_hpc.core.checks import Drafts, PlanRequest

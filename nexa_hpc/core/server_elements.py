@@ -16,8 +16,8 @@ from nexa_hpc.core.instances import Instance
 
 Problem = tuple[Instance, str, str]
 """Where, at which key of its step, and what is wrong."""
-_OWN = ("timeout_min", "signal_delay_s", "array_parallelism")
-"""Resources that a step has for itself, whichever element it runs in."""
+_OWN = ("timeout_min",)
+"""Resources that a step has for itself: an element has the time of all that it runs."""
 _IN_ONE_JOB = "nexa-hpc sbatch allocation FILE runs all in one job"
 
 
@@ -120,8 +120,8 @@ def _problems(instance: Instance, servers: Sequence[Instance]) -> Iterator[Probl
     if instance.scheduler != "slurm":
         yield instance, "scheduler", f"{where}: say `scheduler: slurm`" + after * is_between
     if max(instance.resources.get(n) or 1 for n in ("nodes", "tasks_per_node")) > 1:
-        message = "a server in Slurm, and what reads it, has one task on one node"
-        yield instance, "resources", message
+        message = "what runs in the element of a server has one task on one node"
+        yield instance, "resources", message + after * is_between
     asked, own = _shared_resources(server), _shared_resources(instance)
     differing = sorted(name for name in own if own[name] != asked.get(name))
     if differing:
@@ -129,7 +129,7 @@ def _problems(instance: Instance, servers: Sequence[Instance]) -> Iterator[Probl
             f"{where}, which asks for another {', '.join(differing)}: leave it away here, or ask "
             f"for the same at '{server.step_id}'"
         )
-        yield instance, f"resources.{differing[0]}", message
+        yield instance, f"resources.{differing[0]}", message + after * is_between
 
 
 def _shared_resources(instance: Instance) -> dict[str, object]:

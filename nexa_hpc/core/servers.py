@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 from nexa_hpc.core import atomic
 from nexa_hpc.core.access import PRIVATE
+from nexa_hpc.core.answering import where
 from nexa_hpc.core.drivers import SILENCE_S, Driver, Life, Watch
 from nexa_hpc.core.leftovers import end_leftovers
 from nexa_hpc.core.reading import list_names, read_json_or_none
@@ -37,7 +38,6 @@ TAG_VARIABLE = "NEXA_HPC_SERVER"
 """Names, in the environment of a server and all it starts, which one they are of."""
 STOP_GRACE_S = 20.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_ASK_S = 2.0
 _POLL_S = 0.1
 
 
@@ -197,6 +197,16 @@ class Servers:
             return Condition.STOPPING, ""
         return (Condition.HEALTHY if handle.url else Condition.STARTING), ""
 
+    def heard_s(self, handle: Handle) -> float:
+        """Return how long ago the supervisor of `handle` last beat, by this machine's clock; 0
+        where it left nothing.
+        """
+        beat = str((handle.supervisor or {}).get("heartbeat"))
+        try:
+            return max(0.0, time.time() - (self.folder / beat).stat().st_mtime)
+        except OSError:
+            return 0.0
+
     def create(self, handle: Handle, token: str | None) -> None:
         """Record that `handle` is about to start; raises UserError where one of its name lives."""
         atomic.make_folder(self.folder)
@@ -277,38 +287,10 @@ def name_problem(name: object) -> str | None:
     return "a server's name is made of letters, digits, - and _, at most 64"
 
 
-def answers(url: str, timeout_s: float = _ASK_S) -> str | None:
-    """Return None where GET /health at `url` says 200, else what it said instead."""
-    # Imported here: it is large, and the way into every step comes by.
-    import http.client
-    from urllib.parse import urlsplit
-
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
-    try:
-        connection.request("GET", "/health")
-        status = connection.getresponse().status
-    except (OSError, http.client.HTTPException) as error:
-        return str(error) or type(error).__name__
-    finally:
-        connection.close()
-    return None if status == 200 else f"/health says {status}"
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether what listens on `host` is reached from its own machine alone."""
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
 def is_here(handle: Handle) -> bool:
     """Return whether the supervisor of a server is one of this machine's processes."""
     here = Driver.this_process(Path("/"), Path("/")).machine
     return handle.supervisor is not None and handle.supervisor["machine"] == here
-
-
-def where(handle: Handle) -> str:
-    """Return the host of a server, as people name it."""
-    return handle.supervisor["host"] if handle.supervisor else "another machine"
 
 
 def _signal_supervisor(handle: Handle) -> None:

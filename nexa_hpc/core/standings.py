@@ -1,4 +1,4 @@
-"""The fold: what is true of each instance of a run, from the store, the records and the processes.
+"""The fold: what is true of each instance of a run, servers, stops and further tries considered.
 
 Precedence: valid COMPLETE > live process or job > newest attempt's end record > the scheduler's
 word > lost. Called by `advance` before every decision, and by `status`. Standard library alone.
@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple, Protocol
 
-from nexa_hpc.core.artifacts import Finding
-from nexa_hpc.core.drivers import Driver, Life, Watch
-from nexa_hpc.core.endpoints import IDLE, is_idle, is_kept, server_name, servers_read
-from nexa_hpc.core.instances import SKIP, Instance
-from nexa_hpc.core.paths import ProjectPaths
+from nexa_hpc.core.drivers import Driver, Life
+from nexa_hpc.core.endpoints import IDLE, is_for_others, is_idle, is_kept, server_name, servers_read
+from nexa_hpc.core.instances import Instance
 from nexa_hpc.core.records import Attempt, now, read_attempts
-from nexa_hpc.core.results import cached_words, find_result, lost_words
 from nexa_hpc.core.runs import Run
 from nexa_hpc.core.servers import Servers
-from nexa_hpc.core.states import Reason, Standing, State
-from nexa_hpc.core.trying import attempts_in_round, is_tried_again, of_round, rule_of
+from nexa_hpc.core.states import Standing, State
+from nexa_hpc.core.truths import Observer, Processes, Truth, ended_standing, find_truth, standing_of
+from nexa_hpc.core.trying import attempts_in_round, is_tried_again, rule_of
 
 _BLOCKING = {
     State.FAILED: "failed",
@@ -30,45 +27,12 @@ _BLOCKING = {
 _MAY_BE_TRIED_AGAIN = (State.FAILED, State.CANCELLED)
 
 
-class Truth(NamedTuple):
-    """An instance's standing, and the attempt that it rests on."""
-
-    standing: Standing
-    attempt: Attempt | None = None
-    life: Life | None = None
-    """Of the attempt's driver or job, where the attempt has no end record."""
-
-
-class Observer(Protocol):
-    """Knows whether those who make attempts live: processes, and the jobs of a scheduler."""
-
-    def life(self, driver: Driver) -> Life:
-        """Say whether a process lives."""
-        ...
-
-    def job(self, paths: ProjectPaths, key: str, attempt: Attempt) -> tuple[Life, Standing]:
-        """Say whether the job of an attempt that has no end record lives, and where it stands.
-
-        When it has ended, the standing says how; PENDING means that the attempt is given back.
-        """
-        ...
-
-
-class Processes(Watch):
-    """Observes processes alone, where no scheduler is to be asked."""
-
-    def job(self, paths: ProjectPaths, key: str, attempt: Attempt) -> tuple[Life, Standing]:
-        """Know of a job only what the records say."""
-        where = f"handed over to Slurm on {attempt.claim.get('cluster')}"
-        return Life.UNKNOWN, Standing(attempt.state, message=where)
-
-
 def fold(run: Run, instance: Instance, before: Mapping[str, int], watch: Observer) -> Truth:
     """Return what is true of `instance`; `before` is `run.attempts_before()`."""
-    truth = _fold(run, instance, before, watch)
+    truth = find_truth(run, instance, before, watch)
     if truth.standing.state is State.FAILED:
         # Between our looks at the result, the records and the process it may have come to its end.
-        truth = _fold(run, instance, before, watch)
+        truth = find_truth(run, instance, before, watch)
     return _of_server(run, instance, truth, before, watch) if instance.serves else truth
 
 
@@ -79,33 +43,8 @@ def fold_after(run: Run, instance: Instance, before: Mapping[str, int], watch: O
     """
     attempts = read_attempts(run.paths.records(instance.key))
     if attempts and attempts[-1].state is State.COMPLETED:
-        return Truth(_standing(State.COMPLETED, attempts[-1], ""), attempts[-1])
+        return Truth(standing_of(State.COMPLETED, attempts[-1], ""), attempts[-1])
     return fold(run, instance, before, watch)
-
-
-def _fold(run: Run, instance: Instance, before: Mapping[str, int], watch: Observer) -> Truth:
-    if instance.effect and instance.action == SKIP and not instance.serves:
-        return Truth(Standing(State.SKIPPED, message=instance.reason))
-    finding = find_result(instance, run.paths)
-    if instance.action == SKIP and finding.artifact and not _made_in(run, instance, finding):
-        return Truth(Standing(State.SKIPPED, message=cached_words(finding.artifact)))
-    attempts = read_attempts(run.paths.records(instance.key))
-    newest = attempts[-1] if attempts else None
-    if finding.artifact is not None:
-        return Truth(_standing(State.COMPLETED, newest, ""), newest)
-    if newest is None:
-        return Truth(_pending(finding))
-    if newest.is_open:
-        truth = _unended(run.paths, instance.key, newest, watch)
-        if newest.end is None or truth.life is not Life.ENDED:
-            return truth
-    if not of_round(run, instance, attempts, before):
-        return Truth(_pending(finding), newest)
-    return Truth(_ended(newest, instance, lost_words(finding)), newest)
-
-
-def _pending(finding: Finding) -> Standing:
-    return Standing(State.PENDING, message=lost_words(finding))
 
 
 def _of_server(
@@ -117,9 +56,10 @@ def _of_server(
     something that reads it is still to be made. It is not begun where nothing is: that is asked
     now, and not of the plan, for a result may have come, or gone.
     """
-    newest, state = _last_that_started_it(run, instance, truth.attempt), truth.standing.state
-    if instance.scheduler == "slurm" and newest is not None and newest.state.succeeded:
-        there = _where_it_came_up(run, instance, newest, watch)
+    newest, state = truth.attempt, truth.standing.state
+    began = _last_that_started_it(run, instance, newest)
+    if instance.scheduler == "slurm" and began is not None and began.state.succeeded:
+        there = _where_it_came_up(run, instance, began, watch)
         if there is not None and (state.succeeded or there.life is Life.ALIVE):
             is_of_use = there.standing.state.succeeded
             is_idle_here = not is_of_use and is_unwanted(run, instance, before, watch)
@@ -176,7 +116,7 @@ def _is_blocked(run: Run, instance: Instance, before: Mapping[str, int], watch: 
         if step in seen:
             continue
         seen.add(step)
-        look = _fold if above.serves else fold
+        look = find_truth if above.serves else fold
         truth = look(run, above, before, watch)
         standing = awaiting_another_try(run, above, before, truth) or truth.standing
         if standing.state.succeeded:
@@ -197,16 +137,23 @@ def _with_another_try(
 def _where_it_came_up(
     run: Run, instance: Instance, attempt: Attempt, watch: Observer
 ) -> Truth | None:
-    """Return what is true of a Slurm step whose server came up, while it may be there."""
+    """Return what is true of a Slurm step whose server came up in `attempt`, while it may be
+    there.
+    """
     handle = Servers(run.paths.servers).find(server_name(instance))
     is_listed = handle is not None and not handle.ended
+    stays = handle is not None and not handle.leased
+    came_up = ended_standing(attempt, instance, "")
     if "batch" in attempt.claim:
-        life, _ = watch.job(run.paths, instance.key, attempt)
-        stays = is_kept(instance) or (handle is not None and not handle.leased)
-        if life is Life.UNKNOWN and stays:
+        life, standing = watch.job(run.paths, instance.key, attempt)
+        if standing.state is State.SUBMITTED and life is Life.ALIVE:
+            return Truth(standing, attempt, life)  # Requeued: it is to come up once more.
+        if life is Life.UNKNOWN and (stays or is_kept(instance)):
             # Where Slurm is not asked; who reads it asks the server itself.
             life = Life.ALIVE if is_listed else Life.ENDED
-        return None if life is Life.ENDED else Truth(_ended(attempt, instance, ""), attempt, life)
+        return None if life is Life.ENDED else Truth(came_up, attempt, life)
+    if is_for_others(instance, run.paths):
+        return Truth(came_up, attempt, Life.ALIVE)
     is_driven = watch.life(Driver.from_json(attempt.claim["driver"])) is not Life.ENDED
     if not is_listed or not is_driven:
         return None
@@ -286,59 +233,3 @@ def blocked(instance: Instance, above: Mapping[str, Standing]) -> Standing | Non
         if words is not None:
             return Standing(State.BLOCKED, message=f"step '{parent}' {words}")
     return None
-
-
-def _made_in(run: Run, instance: Instance, finding: Finding) -> bool:
-    """Return whether `run` made what was found: in another user's state are runs of the same id."""
-    artifact = finding.artifact
-    if artifact is None or artifact.meta.get("made_by", {}).get("run") != run.id:
-        return False
-    return bool(read_attempts(run.paths.records(instance.key)))
-
-
-def _unended(paths: ProjectPaths, key: str, attempt: Attempt, watch: Observer) -> Truth:
-    if "batch" in attempt.claim:
-        life, said = watch.job(paths, key, attempt)
-        standing = _standing(said.state, attempt, said.message, said.reason)
-        return Truth(standing._replace(job=said.job or standing.job), attempt, life)
-    if "driver" not in attempt.claim:
-        # A power cut may take a claim's name and leave the start's; its process is gone as well.
-        message = "its claim is gone"
-        standing = _standing(State.FAILED, attempt, message, Reason.LOST.value)
-        return Truth(standing, attempt, Life.ENDED)
-    driver = Driver.from_json(attempt.claim["driver"])
-    life = watch.life(driver)
-    if life is Life.ENDED:
-        message = f"process {driver} is gone and left no end record"
-        standing = _standing(State.FAILED, attempt, message, Reason.LOST.value)
-        return Truth(standing, attempt, life)
-    message = f"in run {attempt.claim.get('run')} on {driver}"
-    if life is Life.UNKNOWN:
-        message += ", not heard of yet"
-    return Truth(_standing(attempt.state, attempt, message), attempt, life)
-
-
-def _ended(attempt: Attempt, instance: Instance, lost: str) -> Standing:
-    assert attempt.end is not None
-    state = State(attempt.end["state"])
-    if state is State.COMPLETED and not instance.effect:
-        # It was published, and is no longer there: purged, or not visible on this node yet.
-        return Standing(State.PENDING, message=lost or "its result is not in the store")
-    return _standing(state, attempt, attempt.end["message"], attempt.end["reason"])
-
-
-def _standing(
-    state: State, attempt: Attempt | None, message: str, reason: str | None = None
-) -> Standing:
-    if attempt is None:
-        return Standing(state, message=message)
-    return Standing(
-        state,
-        attempt=attempt.number,
-        reason=reason,
-        message=message,
-        job=attempt.job,
-        started_at=(attempt.start or {}).get("started_at"),
-        ended_at=(attempt.end or {}).get("ended_at"),
-        log=attempt.log,
-    )

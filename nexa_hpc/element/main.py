@@ -25,8 +25,9 @@ from nexa_hpc.core.ranks import RANKS_VARIABLE, Ranks
 from nexa_hpc.core.records import Attempt, read_attempts
 from nexa_hpc.core.runs import Run, is_asked, newest_run, open_run
 from nexa_hpc.core.sharing import require_own
-from nexa_hpc.core.standings import Processes, as_stopped, fold, is_unwanted
+from nexa_hpc.core.standings import as_stopped, fold, is_unwanted
 from nexa_hpc.core.states import Reason, State
+from nexa_hpc.core.truths import Processes
 from nexa_hpc.element import stopping
 from nexa_hpc.element.child import TERMINATION, TIME_LIMIT, Signals, run_forked, run_started
 from nexa_hpc.element.serving import held, stay

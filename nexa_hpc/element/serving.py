@@ -35,6 +35,7 @@ def held(run: Run, instance: Instance) -> Iterator[None]:
             yield
         finally:
             holding.close()
+            holding.stop(instance)
 
 
 def stay(run: Run, instance: Instance, signals: Signals) -> int:

@@ -7,8 +7,8 @@
 Which model: `in: {checkpoint: …}`, else `model`, else `endpoint`: a URL, the name of a server that
 `nexa-hpc serve start` made here, or in `in` a step that serves. A checkpoint that `runners.train`
 made brings its own columns, lengths and number of training rows; settings win over them. `in:
-{dataset: …}` wins over the config's `dataset`, and what it names is part of the step's key; of a
-file that only the config names, the key knows the name alone, and likewise of an endpoint.
+{dataset: …}` wins over the config's `dataset`. What either names is part of the step's key, but for
+what another step makes: name that in `in`. Of an endpoint the key knows the name alone.
 
     task: text_classification   accuracy and the like; `baseline: tfidf_logreg` beside it, fitted on
                                 the rows that the model was trained on
@@ -143,9 +143,9 @@ class EvalHandler:
                 "answers; when it is another one, change `cache_hint`"
             )
 
-    def revision(self, kind: str, name: str) -> str | None:
-        """Return the commit that a hub name stands for now, or None."""
-        return hub.revision(kind, name)
+    def revision(self, kind: str, name: str, at: str | None = None) -> str | None:
+        """Return the commit that a hub name stands for now, or its branch or tag `at`; or None."""
+        return hub.revision(kind, name, at)
 
     def run(self, task: Task) -> None:
         """Evaluate; raises StepError when that cannot be done."""

@@ -13,13 +13,13 @@ is the server's.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from nexa_hpc.backends.hf import checks
+from nexa_hpc.core.answering import is_loopback, where
 from nexa_hpc.core.endpoints import DRY_RUN, KEEP
 from nexa_hpc.core.environments import path_of
 from nexa_hpc.core.handlers import StepView, Task
@@ -30,15 +30,11 @@ from nexa_hpc.core.servers import (
     Handle,
     Servers,
     is_here,
-    is_loopback,
-    where,
 )
 from nexa_hpc.errors import StepError
-from nexa_hpc.runners import serving
+from nexa_hpc.runners import gpus, serving
 
 DEFAULT_BACKEND = "vllm"
-_SPREADS = ("tensor_parallel", "_parallel_size")
-"""How the params end that say over how many processes a model is spread."""
 
 
 class Serve:
@@ -85,7 +81,7 @@ class Serve:
         """Start the server, and return when it answers; or print its command."""
         handle = _handle(task)
         if task.params.get(DRY_RUN):
-            print(shlex.join(handle.command(handle.port)))
+            print(serving.shown_command(handle))
             return
         servers = Servers(task.servers)
         leases = Leases(servers)
@@ -112,7 +108,9 @@ def _server_problems(step: StepView, params: dict[str, Any]) -> Iterator[tuple[s
     if step.is_elsewhere and "python" not in params:
         is_here = step.python is not None and step.python.is_file()
         if not is_here and backend == "vllm":
-            return  # Which release it has is known where it starts, and asked there.
+            # Which release it has is known where it starts, and asked there.
+            yield from serving.own_problems(backend, params)
+            return
         params = {**params, "python": str(step.python or sys.executable)}
     yield from serving.problems(backend, params)
 
@@ -173,14 +171,7 @@ def _handle(task: Task) -> Handle:
 
 def _gpu_problems(step: StepView) -> Iterator[tuple[str, str]]:
     """Yield where the GPUs that are asked for are not as many as the model is spread over."""
-    asked = step.resources.get("gpus_per_node")
-    if asked is None:
-        tasks = step.resources.get("tasks_per_node") or 1
-        asked = (step.resources.get("gpus_per_task") or 0) * tasks
-    spread = 1
-    for name, value in step.params.items():
-        if name.endswith(_SPREADS) and type(value) is int:
-            spread *= value
+    asked, spread = gpus.asked(step.resources), gpus.spread(step.params)
     if max(asked, spread) > 1 and asked != spread:
         yield (
             "params.tensor_parallel",

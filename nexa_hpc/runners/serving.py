@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import signal
 import subprocess
 import time
@@ -19,17 +20,17 @@ from nexa_hpc.backends import model_files, vllm_server
 from nexa_hpc.backends.hf import adapters, checks
 from nexa_hpc.backends.hf_runtime import options as hf_runtime
 from nexa_hpc.core import atomic
+from nexa_hpc.core.answering import is_loopback
 from nexa_hpc.core.leftovers import untagged
 from nexa_hpc.core.servers import (
     TAG_VARIABLE,
     Condition,
     Handle,
     Servers,
-    is_loopback,
     name_problem,
 )
 from nexa_hpc.errors import Interrupted, StepError, UserError, nearest
-from nexa_hpc.runners import supervising
+from nexa_hpc.runners import ports, supervising
 
 BACKENDS = ("hf_runtime", "vllm")
 LOOPBACK = "127.0.0.1"
@@ -61,6 +62,17 @@ _TELL_S = 2.0
 
 def problems(backend: str | None, params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (place, message) for what is wrong with what was asked."""
+    yield from own_problems(backend, params)
+    options = {name: value for name, value in params.items() if name not in OWN_PARAMS}
+    python = str(params.get("python", ""))
+    if backend == "vllm":
+        yield from vllm_server.problems(options, python)
+    elif backend == "hf_runtime":
+        yield from hf_runtime.problems(options, params.get("tensor_parallel", 1), python)
+
+
+def own_problems(backend: str | None, params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the same for what is ours, whatever server is there."""
     if backend not in BACKENDS:
         yield (
             "backend",
@@ -72,11 +84,6 @@ def problems(backend: str | None, params: Mapping[str, Any]) -> Iterator[tuple[s
     yield from checks.check(own, OWN_PARAMS, "params")
     if own.get("token") is False and not is_loopback(str(own.get("host", LOOPBACK))):
         yield "params.token", _WANTS_TOKEN
-    options = {name: value for name, value in params.items() if name not in OWN_PARAMS}
-    if backend == "vllm":
-        yield from vllm_server.problems(options, str(params.get("python", "")))
-    else:
-        yield from hf_runtime.problems(options, params.get("tensor_parallel", 1))
 
 
 def make_handle(
@@ -146,6 +153,10 @@ class _Model:
         if base.source.path is not None:
             told = model_files.problems(base.source.path, allowed)
             self._refuse(f"its base {base.source.title}: {problem}" for problem in told)
+        try:
+            adapters.check_base(base)
+        except StepError as error:
+            raise UserError(f"{self.title}: its base {error}", hint=error.hint) from error
         return base
 
     def _refuse(self, problems: Iterable[str]) -> None:
@@ -169,12 +180,22 @@ def _command(model: _Model, served_as: str, backend: str, params: Mapping[str, A
         options["trust_remote_code"] = True
     if base is None:
         return vllm_server.command(str(model.folder), served_as, options, parallel, python)
-    adapters.check_base(base)
     rank = adapters.rank_of(model.folder)
     options = {**vllm_server.adapter_options(served_as, model.folder, rank), **options}
     if base.source.revision is not None:
         options.setdefault("revision", base.source.revision)
     return vllm_server.command(base.source.where, f"{served_as}-base", options, parallel, python)
+
+
+def shown_command(handle: Handle) -> str:
+    """Return the command of a server as a shell takes it, with a port that is free now, and its
+    token as `$TOKEN`.
+    """
+    port = handle.port or ports.claim_any(handle.host).port
+    variables = [f"{name}={shlex.quote(value)}" for name, value in handle.variables.items()]
+    if handle.token_variable:
+        variables.append(f'{handle.token_variable}="$TOKEN"')
+    return " ".join([*variables, shlex.join(handle.command(port))])
 
 
 def model_name(title: str) -> str:

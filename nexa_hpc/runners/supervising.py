@@ -17,10 +17,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from nexa_hpc.core.answering import answers
 from nexa_hpc.core.drivers import Driver, Heartbeat
 from nexa_hpc.core.leases import Leases
 from nexa_hpc.core.leftovers import end_leftovers, untagged
-from nexa_hpc.core.servers import TAG_VARIABLE, Condition, Handle, Servers, answers
+from nexa_hpc.core.servers import TAG_VARIABLE, Condition, Handle, Servers
+from nexa_hpc.runners import ports
 from nexa_hpc.runners.process_group import ask_to_stop, signal_group
 
 START = (
@@ -60,6 +62,7 @@ class Supervisor:
         )
         self._asked = ""
         self._looked_at = 0.0
+        self._claim: ports.Claim | None = None
 
     def ask_to_stop(self, signum: int, frame: object) -> None:
         """Take a signal for the wish that the server end."""
@@ -116,7 +119,7 @@ class Supervisor:
                     self._look()
                 except OSError:
                     pass  # A disk that hesitates is no wish: the next look may get through.
-                if not self.handle.url and answers(url) is None and process.poll() is None:
+                if not self.handle.url and self._answers(process, port, url):
                     self.handle = replace(self.handle, port=port, url=url)
                     self._servers.update(self.handle)
             if self._asked:
@@ -124,6 +127,10 @@ class Supervisor:
             if not self.handle.url and time.monotonic() > deadline:
                 return Condition.CRASHED, f"did not answer within {self.handle.deadline_s:.0f} s"
             time.sleep(_POLL_S)
+
+    def _answers(self, process: subprocess.Popen[bytes], port: int, url: str) -> bool:
+        """Return whether what answers at `url` is our server, and not who was there before it."""
+        return answers(url, _LOOK_S) is None and ports.is_listened_on_by(process.pid, port)
 
     def _look(self) -> None:
         """See whether the server is to end."""
@@ -158,13 +165,16 @@ class Supervisor:
         }
 
     def _free_port(self) -> int:
+        if self._claim is not None:
+            self._claim.drop()
         wanted = self.handle.port
-        if wanted and _is_free(self.handle.host, wanted):
-            return wanted
-        if wanted:
-            self._note(f"port {wanted} is taken: another was chosen")
-            self.handle = replace(self.handle, port=0)
-        return _bound_port(self.handle.host, 0)
+        self._claim = ports.claim(self.handle.host, wanted) if wanted else None
+        if self._claim is None:
+            if wanted:
+                self._note(f"port {wanted} is taken: another was chosen")
+                self.handle = replace(self.handle, port=0)
+            self._claim = ports.claim_any(self.handle.host)
+        return self._claim.port
 
     def _note(self, text: str) -> None:
         print(text, flush=True)
@@ -204,21 +214,6 @@ def _how(code: int) -> str:
     if code < 0:
         return f"the server was killed by {signal.Signals(-code).name}"
     return f"the server exited with {code}"
-
-
-def _bound_port(host: str, port: int) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, port))
-        return int(probe.getsockname()[1])
-
-
-def _is_free(host: str, port: int) -> bool:
-    try:
-        _bound_port(host, port)
-    except OSError:
-        return False
-    return True
 
 
 def _reachable(host: str) -> str:

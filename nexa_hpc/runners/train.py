@@ -110,9 +110,18 @@ class TrainHandler:
             settings.setdefault("world_size", world_size)
         return settings
 
-    def revision(self, kind: str, name: str) -> str | None:
-        """Return the commit that a hub name stands for now, or None."""
-        return hub.revision(kind, name)
+    def revision(self, kind: str, name: str, at: str | None = None) -> str | None:
+        """Return the commit that a hub name stands for now, or its branch or tag `at`; or None."""
+        return hub.revision(kind, name, at)
+
+    def hub_pin(self, step: StepView, name: str) -> tuple[str, str | None] | None:
+        """Return what pins a hub's name, where that is not called as usual."""
+        return train_axolotl.hub_pin(step, name) if step.backend == AXOLOTL else None
+
+    def hub_names(self, step: StepView) -> Iterator[tuple[str, str, str | None]]:
+        """Yield what an axolotl config takes from a hub beside the inputs."""
+        if step.backend == AXOLOTL:
+            yield from train_axolotl.hub_names(step)
 
     def run(self, task: Task) -> None:
         """Train; raises StepError when it fails, Interrupted on SIGTERM once the work is sealed."""

@@ -24,6 +24,7 @@ from nexa_hpc.backends.axolotl import checkpoints, configuring, output, publishi
 from nexa_hpc.backends.axolotl.configuring import Prepared
 from nexa_hpc.backends.hf import checks, sources
 from nexa_hpc.core.handlers import StepView, Task
+from nexa_hpc.core.named_environments import create_command
 from nexa_hpc.errors import SpecError, StepError, nearest
 from nexa_hpc.runners import axolotl_process, launchers
 from nexa_hpc.runners.process_group import failure
@@ -66,7 +67,7 @@ def warn(step: StepView) -> Iterator[str]:
     for name in settings.local_files(declared, step):
         yield (
             f"{name} is named in the config, and its content is not in the key; name it by "
-            "`in: {model: …, dataset: …, test_dataset: …}`"
+            "`in: {model: …, dataset: …, test_dataset: …}`, or change `cache_hint` when it changes"
         )
     if _waits_for_config(step):
         yield "the axolotl config is made by another step, and is checked when this one starts"
@@ -78,6 +79,23 @@ def warn(step: StepView) -> Iterator[str]:
     answer = schema.ask(interpreter, _config_at_planning(step, declared))
     if answer.unknown is not None:
         yield f"the axolotl config was not checked: {answer.unknown}"
+
+
+def hub_pin(step: StepView, name: str) -> tuple[str, str | None] | None:
+    """Return which key of the config pins the hub's name of an input, and to what."""
+    try:
+        return settings.hub_pin(settings.declared(step), name)
+    except SpecError:
+        return None  # `validate` reports it.
+
+
+def hub_names(step: StepView) -> Iterator[tuple[str, str, str | None]]:
+    """Yield (kind, name, revision) of what the config takes from a hub beside the inputs."""
+    try:
+        declared = settings.declared(step)
+    except SpecError:
+        return
+    yield from settings.hub_names(declared, step.project)
 
 
 def run(task: Task) -> None:
@@ -173,6 +191,7 @@ def _refused(declared: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _missing(
     step: StepView, declared: Mapping[str, Any], models: list[str]
 ) -> Iterator[tuple[str, str]]:
+    yield from _unlike_revisions(declared)
     if not models:
         yield "params.base_model", "missing: say in `in`, or in `params`, which model to train"
     for name, entries in (("dataset", "datasets"), ("test_dataset", "test_datasets")):
@@ -186,6 +205,16 @@ def _missing(
     for number, entry in enumerate(rows):
         if isinstance(entry, Mapping) and "path" not in entry:
             yield f"params.datasets.{number}.path", "missing, and there is no `dataset` in `in`"
+
+
+def _unlike_revisions(declared: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name in ("dataset", "test_dataset"):
+        revisions = settings.row_revisions(declared, name)
+        if len(set(revisions.values())) > 1:
+            yield (
+                f"params.{name}s.{max(revisions)}.revision",
+                f"the rows of `{name}` at several revisions: give these entries a `path` each",
+            )
 
 
 def _launcher_problems(declared: Mapping[str, Any], world_size: int) -> Iterator[tuple[str, str]]:
@@ -206,10 +235,18 @@ def _schema_problems(
     answer = schema.ask(interpreter, _config_at_planning(step, declared))
     if answer.missing is not None:
         where = "the step's environment" if step.is_elsewhere else "nexa-hpc's own environment"
-        yield "backend", f"axolotl is not installed in {where}: {answer.missing}"
+        yield "backend", f"axolotl is not installed in {where}: {answer.missing}{_mend(step)}"
     for place, message in _told(answer):
         section = "params" if not place or place[0] in step.params else "in.config"
         yield ".".join([section, *map(str, place)]), message
+
+
+def _mend(step: StepView) -> str:
+    """Return what brings the step its axolotl, unless planning says it of the one by name."""
+    if step.env.get("name"):
+        return ""
+    made = create_command(_WHAT, [_WHAT])
+    return f"; make one: {made}, and name it on the step: `env: {{name: {_WHAT}}}`"
 
 
 def _told(answer: schema.Answer) -> Iterator[tuple[tuple[str | int, ...], str]]:

@@ -6,11 +6,13 @@ Called by planning and by the step. Light.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from nexa_hpc.backends.hf import checks, sources
 from nexa_hpc.core.document import read_document
 from nexa_hpc.core.handlers import StepView, Task
+from nexa_hpc.core.hub_cache import is_hub_name
 
 LAUNCHERS = ("python", "torchrun", "accelerate")
 
@@ -27,6 +29,16 @@ OWN_PARAMS: Mapping[str, checks.Kind] = {
 INPUTS = ("model", "dataset", "test_dataset", "config")
 MODEL_NAMES = ("model", "base_model")
 """`base_model` is what axolotl calls it; either may name the model."""
+
+REVISION = "revision_of_model"
+_REVISION_NAMES = (REVISION, "model_revision")
+"""Axolotl takes the second as another name of the first."""
+ROWS = ("datasets", "test_datasets", "pretraining_dataset")
+MODELS_BESIDE = ("base_model_config", "tokenizer_config")
+"""What may come from another model, and is asked for at the revision of the first nevertheless."""
+_ADAPTER = "lora_model_dir"
+_NO_NAMES = ("json", "csv", "parquet", "arrow", "text", "synthetic")
+"""What may stand for a `path`, and is the library's own."""
 
 DECIDED_HERE = {
     "output_dir": "the step's `out` says where the result goes",
@@ -69,29 +81,87 @@ def filled(
         config["base_model"] = model
     for name, path in (("datasets", dataset), ("test_datasets", test_dataset)):
         if path is not None and isinstance(config.get(name), list):
-            config[name] = [_with_path(entry, path) for entry in config[name]]
+            typed = takes_type(config)
+            config[name] = [_with_path(entry, path, typed=typed) for entry in config[name]]
     return config
 
 
-_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
-def _with_path(entry: Any, path: str) -> Any:
+def takes_type(settings: Mapping[str, Any]) -> bool:
+    """Return whether entries of `datasets` may say their `ds_type`; the others go by suffixes."""
+    return settings.get("rl") not in ("dpo", "ipo", "simpo", "kto")
+
+
+def _with_path(entry: Any, path: str, *, typed: bool) -> Any:
     if not isinstance(entry, Mapping) or "path" in entry:
         return entry
     suffix = path[path.rfind(".") :]
-    if suffix not in _FORMATS:
+    if suffix not in FORMATS:
         return {"path": path, **entry}
     # A file has one split, which datasets calls train, also for rows to test on.
-    return {"path": path, "ds_type": _FORMATS[suffix], "split": "train", **entry}
+    kind = {"ds_type": FORMATS[suffix]} if typed else {}
+    return {"path": path, **kind, "split": "train", **entry}
+
+
+def model_revision(settings: Mapping[str, Any]) -> str | None:
+    """Return the revision that the base model is pinned to."""
+    return next((v for n in _REVISION_NAMES if (v := _text(settings.get(n)))), None)
+
+
+def row_revisions(settings: Mapping[str, Any], name: str) -> dict[int, str | None]:
+    """Return entry of `datasets` -> its revision, for those that get the rows of `name`."""
+    listed = settings.get(f"{name}s")
+    return {
+        number: _text(entry.get("revision"))
+        for number, entry in enumerate(listed if isinstance(listed, list) else ())
+        if isinstance(entry, Mapping) and "path" not in entry
+    }
+
+
+def hub_pin(settings: Mapping[str, Any], name: str) -> tuple[str, str | None]:
+    """Return which key pins the input `name` where it is a hub's name, and to what."""
+    if name in MODEL_NAMES:
+        return REVISION, model_revision(settings)
+    number, revision = next(iter(row_revisions(settings, name).items()), (0, None))
+    return f"{name}s.{number}.revision", revision
+
+
+def hub_names(settings: Mapping[str, Any], project: Path) -> Iterator[tuple[str, str, str | None]]:
+    """Yield (kind, name, revision) of what is on a hub and no input of the step."""
+    for entry in _entries(settings):
+        path = entry.get("path")
+        if is_hub_rows(path, project):
+            yield "dataset", str(path), _text(entry.get("revision"))
+    for name in (*MODELS_BESIDE, _ADAPTER):
+        if is_hub_name(settings.get(name), project):
+            # An adapter is always loaded as it is now.
+            revision = model_revision(settings) if name != _ADAPTER else None
+            yield "model", settings[name], revision
+
+
+def is_hub_rows(path: object, project: Path) -> bool:
+    """Return whether the `path` of an entry of `datasets` is a name on a hub."""
+    return path not in _NO_NAMES and is_hub_name(path, project)
 
 
 def local_files(settings: Mapping[str, Any], step: StepView) -> Iterator[str]:
     """Yield the project's files that the config names where the key does not notice a change."""
-    named = [str(settings.get("base_model") or "")] if "base_model" not in step.params else []
-    for name in ("datasets", "test_datasets"):
-        entries = settings.get(name)
-        for entry in entries if isinstance(entries, list) else ():
-            if isinstance(entry, Mapping) and isinstance(entry.get("path"), str):
-                named.append(entry["path"])
-    yield from (name for name in named if name and (step.project / name).exists())
+    named = [entry.get("path") for entry in _entries(settings)]
+    named += [settings.get(name) for name in (*MODELS_BESIDE, _ADAPTER)]
+    texts = (text for text in named if isinstance(text, str) and text)
+    yield from (text for text in texts if (step.project / text).exists())
+
+
+def _entries(settings: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows that are trained or tested on; one alone need not be in a list."""
+    for name in ROWS:
+        value = settings.get(name)
+        for entry in value if isinstance(value, list) else [value]:
+            if isinstance(entry, (Mapping, str)):
+                yield {"path": entry} if isinstance(entry, str) else entry
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

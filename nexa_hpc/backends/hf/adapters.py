@@ -11,11 +11,11 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from nexa_hpc.backends.hf.sources import Source
+from nexa_hpc.backends.hf.sources import Source, looks_like_path
 from nexa_hpc.core.artifacts import sha256_file
 from nexa_hpc.core.inputs import PACKAGE_PREFIX, package_path
 from nexa_hpc.core.reading import read_json, read_json_or_none
-from nexa_hpc.errors import StepError
+from nexa_hpc.errors import StepError, UserError
 
 ADAPTER_CONFIG = "adapter_config.json"
 BASE_MODEL = "base_model.json"
@@ -36,12 +36,18 @@ def is_adapter(folder: Path) -> bool:
 
 
 def base_of(folder: Path, project: Path) -> Base:
-    """Return the base of the adapter in `folder`; an adapter of others' names a path or a hub's."""
-    said = read_json_or_none(folder / BASE_MODEL)
+    """Return the base of the adapter in `folder`; an adapter of others' names a path or a hub's.
+
+    Raises UserError where none is named, or it is a path where nothing is.
+    """
+    said, file, key = read_json_or_none(folder / BASE_MODEL), BASE_MODEL, "model"
     if said is None:
-        named = read_json(folder / ADAPTER_CONFIG)["base_model_name_or_path"]
-        said = {"model": named, "revision": None, "sha256": None}
-    return Base(_source(str(said["model"]), said["revision"], project), said["sha256"])
+        file, key = ADAPTER_CONFIG, "base_model_name_or_path"
+        said = {"model": read_json(folder / ADAPTER_CONFIG).get(key)}
+    named = said.get("model")
+    if not isinstance(named, str) or not named:
+        raise UserError(f"{folder / file} names no base: `{key}` is {named!r}")
+    return Base(_source(named, said.get("revision"), project), said.get("sha256"))
 
 
 def _source(name: str, revision: str | None, project: Path) -> Source:
@@ -50,23 +56,29 @@ def _source(name: str, revision: str | None, project: Path) -> Source:
     path = project / name
     if path.exists():
         return Source(path, None, None, name)
+    if looks_like_path(name):
+        raise UserError(f"the base of the adapter is not there: {name}")
     return Source(None, name, revision, name)
 
 
 def check_base(base: Base) -> None:
     """Raise StepError where the weights in a base's folder are not those that were recorded."""
-    file = base.source.path / WEIGHTS if base.source.path is not None else None
-    if file is None or base.sha256 is None or not file.is_file():
+    if base.source.path is None or base.sha256 is None:
         return
-    require_sha256(base.source, sha256_file(file), base.sha256)
+    file = base.source.path / WEIGHTS
+    found = sha256_file(file) if file.is_file() else None
+    require_sha256(base.source, found, base.sha256, f"the adapter's {BASE_MODEL}")
 
 
-def require_sha256(source: Source, found: str, expected: str) -> None:
-    """Raise StepError where the weights at `source` are others than those that are expected."""
+def require_sha256(source: Source, found: str | None, expected: str, said_by: str) -> None:
+    """Raise StepError where the weights at `source` are others than those that `said_by` expects;
+    `found` is None where there are none.
+    """
+    if found is None:
+        raise StepError(f"{source.title} has no {WEIGHTS} whose SHA-256 could be checked")
     if found != expected:
         raise StepError(
-            f"{source.title}: {WEIGHTS} has SHA-256 {found}, not {expected} as `model_sha256` or "
-            f"the adapter's {BASE_MODEL} says",
+            f"{source.title}: {WEIGHTS} has SHA-256 {found}, not {expected} as {said_by} says",
             hint="it is another model, or a damaged copy: fetch it again",
         )
 
@@ -79,5 +91,12 @@ def base_name(source: Source, declared: object, project: Path) -> str:
 
 
 def rank_of(folder: Path) -> int:
-    """Return the rank r of the adapter in `folder`."""
-    return int(read_json(folder / ADAPTER_CONFIG)["r"])
+    """Return the rank r of the LoRA adapter in `folder`; raises UserError for another kind."""
+    rank = read_json(folder / ADAPTER_CONFIG).get("r")
+    if type(rank) is not int:
+        raise UserError(
+            f"{folder / ADAPTER_CONFIG} has no rank `r`: it is no LoRA adapter, and vLLM serves no "
+            "others",
+            hint="take backend hf_runtime",
+        )
+    return rank

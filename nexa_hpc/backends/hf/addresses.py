@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from nexa_hpc.core.servers import Condition, Servers, answers, is_loopback, name_problem
+from nexa_hpc.core.answering import is_reached, silence, where
+from nexa_hpc.core.servers import Condition, Servers, name_problem
 from nexa_hpc.errors import StepError, UserError
 
 _VERSION = "/v1"
@@ -28,6 +29,8 @@ class Address:
     token: str | None = field(default=None, repr=False)
     is_ours: bool = False
     """Whether the server was started here: then no proxy is between."""
+    model: str | None = None
+    """The name under which ours serves its model; of an adapter vLLM offers the base as well."""
 
     @property
     def base_url(self) -> str:
@@ -81,14 +84,15 @@ def _of_server(name: str, servers: Servers) -> Address:
     if condition is not Condition.HEALTHY:
         told = f": {message}" if message else ""
         raise StepError(f"server '{name}' is {condition.value}{told}", hint=LIST_THEM)
-    host, here = str((handle.supervisor or {}).get("host")), os.uname().nodename
-    if is_loopback(handle.host) and host != here:
+    if not is_reached(handle):
+        here = os.uname().nodename
         raise StepError(
-            f"server '{name}' listens on {handle.host} of {host}, which {here} does not reach",
+            f"server '{name}' listens on {handle.host} of {where(handle)}, which {here} does not "
+            "reach",
             hint="start it with --host 0.0.0.0, or run this step on its machine",
         )
-    if (silence := answers(handle.url)) is not None:
-        raise StepError(
-            f"server '{name}' does not answer at {handle.url}: {silence}", hint=LIST_THEM
-        )
-    return Address(handle.url, f"server '{name}' at {handle.url}", servers.token(name), True)
+    if (silent := silence(servers, handle)) is not None:
+        message = f"server '{name}' does not answer at {handle.url}: {silent}"
+        raise StepError(message, hint=LIST_THEM)
+    title = f"server '{name}' at {handle.url}"
+    return Address(handle.url, title, servers.token(name), True, handle.served_as)

@@ -49,7 +49,7 @@ class Endpoint:
             max_retries=_RETRIES,
             http_client=openai.DefaultHttpxClient(trust_env=not self._address.is_ours),
         )
-        self._named = settings.get("endpoint_model")
+        self._named = settings.get("endpoint_model") or self._address.model
         self._model, self._longest = "", None
         self.title = self._address.title
 
@@ -138,7 +138,7 @@ class Endpoint:
                 f"{self._address.title} does not answer as OpenAI's endpoints do",
                 hint="an endpoint's URL is what is before /v1/models",
             )
-        known = {str(model["id"]): model.get("max_model_len") for model in models}
+        known = {str(model["id"]): model for model in models}
         offered = ", ".join(known) or "none"
         if named is not None and named not in known:
             raise StepError(
@@ -152,7 +152,11 @@ class Endpoint:
                 hint="say which one with `endpoint_model`",
             )
         self._model = named if named is not None else next(iter(known))
-        self._longest = known[self._model]
+        card = known[self._model]
+        # That of an adapter tells the length of its base alone.
+        self._longest = card.get("max_model_len") or known.get(str(card.get("parent")), card).get(
+            "max_model_len"
+        )
         self.title = f"{self._model}, {self._address.title}"
 
     def _each(

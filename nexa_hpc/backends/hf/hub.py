@@ -10,11 +10,13 @@ from __future__ import annotations
 import functools
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nexa_hpc.core import atomic
-from nexa_hpc.core.hub_cache import HubName
+from nexa_hpc.core.hub_cache import MAIN, HubName
 from nexa_hpc.errors import NexaError, UserError
 
 _SAFE = ".safetensors"
@@ -27,9 +29,11 @@ _silent_kinds: set[str] = set()
 
 
 @functools.cache
-def revision(kind: str, name: str) -> str | None:
-    """Return the commit that the model or dataset `name` stands for now; None if nobody tells."""
-    return _ask_hub(kind, name) or _cached_revision(kind, name)
+def revision(kind: str, name: str, at: str | None = None) -> str | None:
+    """Return the commit that the model or dataset `name` stands for now, or its branch or tag `at`;
+    None if nobody tells.
+    """
+    return _ask_hub(kind, name, at) or _cached_revision(kind, name, at or MAIN)
 
 
 class Fetched(NamedTuple):
@@ -54,24 +58,21 @@ def fetch(wanted: HubName, hub: Path, *, safe_only: bool = False) -> Fetched:
             "fetching takes huggingface_hub, which is not installed here",
             hint="pip install huggingface_hub",
         ) from error
+    asked = {"repo_type": wanted.kind, "revision": wanted.revision}
+    with _in_words(wanted):
+        told = huggingface_hub.HfApi().repo_info(wanted.name, files_metadata=False, **asked)
+    names = [sibling.rfilename for sibling in told.siblings or ()]
+    has_safe = wanted.kind == "model" and any(name.endswith(_SAFE) for name in names)
+    left_out = list(_OTHER_WEIGHTS) if has_safe and safe_only else None
+    # Not before the hub has answered: until then, what others have put there is as whole as it was.
     begun = wanted.begun(hub)
     atomic.make_folder(begun.parent)
     atomic.write_file(begun, "")
-    try:
-        api = huggingface_hub.HfApi()
-        asked = {"repo_type": wanted.kind, "revision": wanted.revision}
-        told = api.repo_info(wanted.name, files_metadata=False, **asked)
-        names = [sibling.rfilename for sibling in told.siblings or ()]
-        has_safe = wanted.kind == "model" and any(name.endswith(_SAFE) for name in names)
-        left_out = list(_OTHER_WEIGHTS) if has_safe and safe_only else None
-        folder = Path(
-            huggingface_hub.snapshot_download(
-                wanted.name, cache_dir=str(hub), ignore_patterns=left_out, **asked
-            )
+    with _in_words(wanted):
+        downloaded = huggingface_hub.snapshot_download(
+            wanted.name, cache_dir=str(hub), ignore_patterns=left_out, **asked
         )
-    except Exception as error:
-        # The library raises some twenty types; all mean that it is not here, for a reason in words.
-        raise NexaError(f"{wanted}: {_reason(error)}", hint=_advice(error)) from error
+    folder = Path(downloaded)
     files = [path for path in folder.rglob("*") if path.is_file()]
     fetched = Fetched(folder.name, len(files), sum(path.stat().st_size for path in files))
     record = {
@@ -91,9 +92,19 @@ def offline_snapshot(kind: str, name: str, revision: str | None) -> Path | None:
     """Return the folder of what was fetched, for a process that asks no hub; else None."""
     if not _is_offline() or "HF_HUB_CACHE" not in os.environ:
         return None
-    wanted = HubName(kind, name, revision or "main")
+    wanted = HubName(kind, name, revision or MAIN)
     commit = wanted.commit(_cache_folder())
     return _cache_folder() / wanted.folder / "snapshots" / commit if commit else None
+
+
+@contextmanager
+def _in_words(wanted: HubName) -> Iterator[None]:
+    """Raise NexaError for whatever the library raises meanwhile."""
+    try:
+        yield
+    except Exception as error:
+        # These are some twenty types; all mean that it is not here, for a reason in words.
+        raise NexaError(f"{wanted}: {_reason(error)}", hint=_advice(error)) from error
 
 
 def _reason(error: Exception) -> str:
@@ -111,7 +122,7 @@ def _advice(error: Exception) -> str | None:
     return "fetch on a machine that reaches the hub; HF_ENDPOINT names another one"
 
 
-def _ask_hub(kind: str, name: str) -> str | None:
+def _ask_hub(kind: str, name: str, at: str | None) -> str | None:
     if _is_offline() or kind in _silent_kinds:
         return None
     try:
@@ -119,7 +130,7 @@ def _ask_hub(kind: str, name: str) -> str | None:
 
         api = HfApi()
         ask = api.dataset_info if kind == "dataset" else api.model_info
-        revision: str | None = ask(name, timeout=_TIMEOUT_S).sha
+        revision: str | None = ask(name, revision=at, timeout=_TIMEOUT_S).sha
         return revision
     except Exception as error:
         # Any failure only means that we do not know: planning goes on without a revision.
@@ -137,10 +148,10 @@ def _is_refusal(error: Exception) -> bool:
     return getattr(error, "response", None) is not None
 
 
-def _cached_revision(kind: str, name: str) -> str | None:
+def _cached_revision(kind: str, name: str, at: str) -> str | None:
     folder = f"{kind}s--" + name.replace("/", "--")
     try:
-        text = (_cache_folder() / folder / "refs" / "main").read_text(encoding="ascii")
+        text = (_cache_folder() / folder / "refs" / at).read_text(encoding="ascii")
     except (OSError, ValueError):
         return None
     return text.strip() or None

@@ -104,12 +104,11 @@ def weights_sha256(source: Source) -> str | None:
     return sha256_file(Path(found)) if found else None
 
 
-def check_weights(source: Source, expected: str) -> None:
-    """Raise StepError unless the model.safetensors at `source` has the SHA-256 `expected`."""
-    found = weights_sha256(source)
-    if found is None:
-        raise StepError(f"{source.title} has no {WEIGHTS} whose SHA-256 could be checked")
-    adapters.require_sha256(source, found, expected)
+def check_weights(source: Source, expected: str, said_by: str = "`model_sha256`") -> None:
+    """Raise StepError unless the model.safetensors at `source` has the SHA-256 that `said_by`
+    expects.
+    """
+    adapters.require_sha256(source, weights_sha256(source), expected, said_by)
 
 
 def add_lora(model: Any, task: str, lora: Mapping[str, Any]) -> Any:
@@ -162,6 +161,6 @@ def _open_adapter(folder: Path, config: Any, task: str, trust: Trust, project: P
 
     base = adapters.base_of(folder, project)
     if base.sha256 is not None:
-        check_weights(base.source, base.sha256)
+        check_weights(base.source, base.sha256, f"the adapter's {adapters.BASE_MODEL}")
     whole = load_model(base.source, task, trust, config=config)
     return peft.PeftModel.from_pretrained(whole, str(folder))

@@ -98,13 +98,14 @@ def _local_path(project: Path, text: str) -> Path | None:
     path = project / text
     if path.exists():
         return path
-    if (
-        text.startswith((".", "/", "~"))
-        or text.count("/") > 1
-        or Path(text).suffix in _FILE_SUFFIXES
-    ):
+    if looks_like_path(text) or Path(text).suffix in _FILE_SUFFIXES:
         raise UserError(f"no such file or folder: {text}")
     return None
+
+
+def looks_like_path(text: str) -> bool:
+    """Return whether `text` can be no name of a model on a hub."""
+    return text.startswith((".", "/", "~")) or text.count("/") > 1
 
 
 def _title(task: Task, path: Path, declared: Any) -> str:

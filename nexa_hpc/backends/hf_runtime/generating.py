@@ -137,6 +137,28 @@ class _Row:
             self.work.deliver(Piece(new, finish, len(self.ids)))
 
 
+def _fitting(batch: Sequence[Work], positions: int | None) -> list[list[Work]]:
+    """Return `batch` in as few parts as have room, each row alone having it.
+
+    A row that has ended goes on in its place until the last one has, past its own length and, with
+    a long one that is short of tokens beside it, past what the model has positions for.
+    """
+    parts: list[list[Work]] = []
+    for work in batch:
+        for part in parts:
+            if positions is None or _length([*part, work]) <= positions:
+                part.append(work)
+                break
+        else:
+            parts.append([work])
+    return parts
+
+
+def _length(works: Sequence[Work]) -> int:
+    prompts: list[Prompt] = [work.payload for work in works]
+    return max(len(p.ids) for p in prompts) + max(p.max_tokens for p in prompts)
+
+
 class _Taken(StoppingCriteria):  # Called by `generate` after each token.
     def __init__(self, rows: Sequence[_Row]) -> None:
         self._rows = rows
@@ -157,13 +179,15 @@ class Generator:
         self._ends = frozenset(ends if isinstance(ends, list) else [ends]) - {None}
         pad = tokenizer.pad_token_id
         self._pad = pad if pad is not None else next(iter(self._ends), 0)
+        self._positions = getattr(model.config, "max_position_embeddings", None)
 
     def compute(self, batch: Sequence[Work]) -> None:
         """Read a batch, or generate for one whose rows share their sampling."""
         if isinstance(batch[0].payload, Reading):
             self._read(batch)
         else:
-            self._generate(batch)
+            for works in _fitting(batch, self._positions):
+                self._generate(works)
 
     def _read(self, batch: Sequence[Work]) -> None:
         together = max(1, MOST_READ // max(len(work.payload.ids) for work in batch))

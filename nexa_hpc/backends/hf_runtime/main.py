@@ -1,6 +1,7 @@
 """The server as a process: takes its port, loads the model, serves until it is asked to stop.
 
-The port is taken before the model is loaded, so that one that is taken is told at once.
+It listens before the model is loaded, so that a port that is taken is told at once; who asks
+meanwhile waits.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from nexa_hpc.backends.hf import gentle
 from nexa_hpc.backends.hf_runtime.options import TOKEN_VARIABLE
 
+_BACKLOG = 2048
 _LONGEST = 4096
 """Tokens of a text, where a model's configuration names no limit."""
 
@@ -25,11 +27,12 @@ def main() -> None:
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((asked.host, asked.port))
+    listener.listen(_BACKLOG)
     gentle.load_torch()
     import uvicorn
 
     app = _app(asked)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5, backlog=2048)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5, backlog=_BACKLOG)
     print(f"serving {asked.served_model_name} on {asked.host}:{asked.port}", flush=True)
     uvicorn.Server(config).run(sockets=[listener])
 

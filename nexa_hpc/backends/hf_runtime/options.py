@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,11 +26,20 @@ START = (
     "from nexa_hpc.backends.hf_runtime.main import main; main()"
 )
 """Nothing is imported from the current folder, which `python -m` would begin with."""
+_NEEDS = ("torch", "transformers", "fastapi", "uvicorn")
 _ROOT = Path(__file__).resolve().parents[3]
 
 
-def problems(options: Mapping[str, Any], tensor_parallel: int) -> Iterator[tuple[str, str]]:
-    """Yield (param, message) for what cannot be asked of it."""
+def problems(
+    options: Mapping[str, Any], tensor_parallel: int, python: str = ""
+) -> Iterator[tuple[str, str]]:
+    """Yield (place, message) for what cannot be asked of it; what it needs is looked for in our own
+    interpreter alone.
+    """
+    lacking = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
+    if lacking and python in ("", sys.executable):
+        told = f"needs {', '.join(lacking)}, not installed here: pip install 'nexa-hpc[serve]'"
+        yield "backend", told
     yield from checks.check(options, OPTIONS, "params")
     if tensor_parallel != 1:
         yield "params.tensor_parallel", "hf_runtime runs on one device; take backend vllm"

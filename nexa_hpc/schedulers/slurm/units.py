@@ -170,7 +170,8 @@ class Units:
 
 def kind(unit: Unit) -> Hashable:
     """Return what must be equal for two units to share an array."""
-    return unit[0].request, tuple(job.time_min for job in unit), unit[0].at_once
+    first = unit[0]
+    return first.request, tuple(job.time_min for job in unit), first.at_once, first.parallel
 
 
 def _numbered(values: Iterable[Hashable]) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nexa_hpc.core import batches, standings
+from nexa_hpc.core import batches, truths
 from nexa_hpc.core.batches import Answer, Batch
 from nexa_hpc.core.drivers import Driver, Life, Watch
 from nexa_hpc.core.paths import ProjectPaths, RunPaths
@@ -44,7 +44,7 @@ class Observer(Watch):
         self._places: dict[str, _Batches] = {}
 
     def job(self, paths: ProjectPaths, key: str, attempt: Attempt) -> tuple[Life, Standing]:
-        """See `standings.Observer`."""
+        """See `truths.Observer`."""
         claim = attempt.claim
         if claim["cluster"] != self.cluster:
             message = f"on cluster {claim['cluster']}; ask there"
@@ -153,12 +153,12 @@ class Observer(Watch):
         return _ended(State.FAILED, message, Reason.LOST, text)
 
 
-def observer_of(run: Run) -> standings.Observer:
+def observer_of(run: Run) -> truths.Observer:
     """Return what observes `run` from this host: its jobs, too, where it has some."""
     terms = Terms.of(run.request)
     cluster = this_cluster() if terms is not None else None
     if terms is None or cluster is None:
-        return standings.Processes(run.paths.state)
+        return truths.Processes(run.paths.state)
     return Observer(run.paths, terms.queue(), cluster)
 
 
