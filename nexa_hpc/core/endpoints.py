@@ -56,6 +56,14 @@ def is_kept(instance: Instance) -> bool:
     return bool(instance.params.get(KEEP))
 
 
+def kept_servers(instances: Iterable[Instance], paths: ProjectPaths) -> list[str]:
+    """Return the names of the servers of `instances` that stay, and are there."""
+    servers = Servers(paths.servers)
+    names = (server_name(i) for i in instances if i.serves and is_kept(i))
+    found = ((name, servers.find(name)) for name in names)
+    return [name for name, h in found if h is not None and servers.condition(h)[0].lives]
+
+
 def is_for_others(instance: Instance, paths: ProjectPaths) -> bool:
     """Return whether the server of `instance` is up, stays, and is reached from other machines."""
     handle = Servers(paths.servers).find(server_name(instance))

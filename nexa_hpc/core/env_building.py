@@ -1,4 +1,4 @@
-"""Making environments by name with uv, else with pip; packing one for machines without a network.
+"""Making environments by name with uv, else with pip.
 
 What is made is whole or not there: a virtual environment is built where it stays, its lock and its
 marker are written last, and one rename of a link gives it its name. Building twice at the same time
@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
-import tarfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nexa_hpc.core import atomic
-from nexa_hpc.core.env_checking import DIRECT, portable, unpackable, with_versions
+from nexa_hpc.core.env_checking import with_versions
 from nexa_hpc.core.environments import LEAST_PYTHON
-from nexa_hpc.core.extras import normalized, requirements_of
+from nexa_hpc.core.extras import requirements_of
 from nexa_hpc.core.named_environments import (
     BUILDS,
     LOCK,
@@ -40,10 +37,10 @@ from nexa_hpc.core.named_environments import (
     name_problem,
     others,
 )
+from nexa_hpc.core.wheelhouses import packed, unpacked
 from nexa_hpc.errors import NexaError, UnknownNameError, UserError
 
 Say = Callable[[str], None]
-_WHEELS = "wheels"
 _ASKED = "nexa_env.in"
 
 
@@ -54,6 +51,8 @@ class Recipe:
     extras: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     """Requirements as pip takes them; paths are absolute."""
+    without: tuple[str, ...] = ()
+    """Distributions that are taken out again, though something asks for them."""
     lock: str | None = None
     """The text of a lock: these versions and nothing else, instead of extras and packages."""
     python: str | None = None
@@ -113,56 +112,6 @@ def remove(envs: Path, name: str, *, older_only: bool) -> list[Path]:
     return gone
 
 
-def pack(environment: NamedEnvironment, file: Path) -> int:
-    """Write an archive of wheels from which `environment` is made without a network.
-
-    What came from a path or an address is in it by its version, and no path of this machine is.
-    Returns how many wheels. Raises UserError for what has no wheel, NexaError where pip fails.
-    """
-    if importlib.util.find_spec("pip") is None:
-        raise UserError("packing takes pip, which is not installed here", hint="uv pip install pip")
-    lock = with_versions(environment.lock.read_text(encoding="utf-8"), installed(environment.build))
-    problem = unpackable(lock)
-    if problem is not None:
-        message = f"the environment '{environment.name}' cannot be packed: {problem}"
-        raise UserError(message, hint=f"it was made by: {environment.command()}")
-    wheels = file.absolute().with_name(f".{file.name}.{atomic.unique_suffix()}")
-    atomic.make_folder(wheels)
-    try:
-        pip = [*_pip(environment.python), "wheel", "--no-deps", "--wheel-dir", str(wheels)]
-        # By its address alone: not every pip takes `name @ git+file://…`.
-        atomic.write_file(wheels / _ASKED, DIRECT.sub(r"\2", lock))
-        _run([*pip, "-r", str(wheels / _ASKED)], "pip wheel")
-        found = sorted(wheels.glob("*.whl"))
-        _write_portable(environment, lock, wheels)
-        with (
-            atomic.replacing(file) as stream,
-            tarfile.open(fileobj=stream, mode="w|") as archive,  # Wheels are compressed already.
-        ):
-            for member in [wheels / MARKER, wheels / LOCK, *found]:
-                archive.add(member, arcname=member.name)
-    finally:
-        atomic.remove_tree(wheels)
-    return len(found)
-
-
-def _write_portable(environment: NamedEnvironment, lock: str, folder: Path) -> None:
-    """Write the marker and the lock beside the wheels in `folder`, by versions alone."""
-    wheels = [file.name.split("-") for file in folder.glob("*.whl")]
-    versions = {normalized(name): version for name, version, *_ in wheels}
-    direct = DIRECT.findall(lock)
-    for name, address, version in direct:
-        made = versions.get(normalized(name))
-        if made != version:
-            message = f"{name} is {version or 'gone'} in the environment, and {made} at {address}"
-            raise UserError(message, hint=environment.command(again=True))
-    packages = [text for text in environment.packages if "/" not in text and "@" not in text]
-    packages += [f"{name}=={version}" for name, _, version in direct]
-    marker = {"name": environment.name, "extras": environment.extras, "packages": packages}
-    atomic.write_json(folder / MARKER, marker)
-    atomic.write_file(folder / LOCK, portable(lock))
-
-
 def _there(envs: Path, name: str) -> NamedEnvironment | None:
     try:
         return find_environment(envs, name)
@@ -177,8 +126,9 @@ def _same(there: NamedEnvironment, recipe: Recipe) -> NamedEnvironment:
         locks = (there.made.get("lock_sha256"), there.made.get("from_lock_sha256"))
         same = _digest(recipe.lock) in locks
     else:
-        asked = (sorted(recipe.extras), sorted(recipe.packages))
-        same = asked == (sorted(there.extras), sorted(there.packages))
+        asked = (recipe.extras, recipe.packages, recipe.without)
+        has = (there.extras, there.packages, there.without)
+        same = [*map(sorted, asked)] == [*map(sorted, has)]
     if same and python:
         return there
     raise UserError(
@@ -214,16 +164,16 @@ class _Installer:
     def make(self, python: Path) -> None:
         """Make the environment, with nothing in it."""
         if self.uv is not None:
-            _run([self.uv, "venv", "--python", str(python), str(self.build)], "uv venv")
+            run_tool([self.uv, "venv", "--python", str(python), str(self.build)], "uv venv")
         else:
-            _run([str(python), "-m", "venv", "--without-pip", str(self.build)], "venv")
+            run_tool([str(python), "-m", "venv", "--without-pip", str(self.build)], "venv")
 
     def command(self, verb: str) -> list[str]:
         """Return the command line of one of pip's verbs."""
         python = self.build / "bin" / "python"
         if self.uv is not None:
             return [self.uv, "pip", verb, "--python", str(python)]
-        return [*_pip(python), verb, *(["--all"] if verb == "freeze" else [])]
+        return [*pip_of(python), verb, *(["--all"] if verb == "freeze" else [])]
 
 
 def _build(build: Path, name: str, recipe: Recipe, python: Path, say: Say) -> NamedEnvironment:
@@ -231,7 +181,7 @@ def _build(build: Path, name: str, recipe: Recipe, python: Path, say: Say) -> Na
     if uv is None and importlib.util.find_spec("pip") is None:
         raise UserError("neither uv nor pip is here to install with", hint="pip install uv")
     installer = _Installer(uv, build)
-    with _wheels(recipe.wheelhouse, build) as wheels:
+    with unpacked(recipe.wheelhouse, build) as wheels:
         asked = [*requirements_of(recipe.extras), *recipe.packages]
         say(f"making {build} with {'uv' if uv else 'pip'}")
         installer.make(python)
@@ -239,8 +189,11 @@ def _build(build: Path, name: str, recipe: Recipe, python: Path, say: Say) -> Na
         only = ["--no-index", "--find-links", str(wheels)] if wheels is not None else []
         exact = ["--no-deps"] if recipe.lock is not None else []
         install = [*installer.command("install"), *only, *exact, "-r", str(build / _ASKED)]
-        _run(install, "installing")
-        frozen = _run(installer.command("freeze"), "freezing", captured=True)
+        run_tool(install, "installing")
+        if recipe.without:
+            yes = ["-y"] if uv is None else []
+            run_tool([*installer.command("uninstall"), *yes, *recipe.without], "uninstalling")
+        frozen = run_tool(installer.command("freeze"), "freezing", captured=True)
     frozen = with_versions(frozen, installed(build))
     head = _head(name, recipe, build / "bin" / "python")
     atomic.write_file(build / LOCK, head + frozen)
@@ -248,6 +201,7 @@ def _build(build: Path, name: str, recipe: Recipe, python: Path, say: Say) -> Na
         "name": name,
         "extras": list(recipe.extras),
         "packages": list(recipe.packages),
+        "without": list(recipe.without),
         "python": str(python),
         "asked_python": recipe.python,
         "installer": "uv" if uv is not None else "pip",
@@ -260,66 +214,25 @@ def _build(build: Path, name: str, recipe: Recipe, python: Path, say: Say) -> Na
 
 
 def _with_packed(recipe: Recipe) -> Recipe:
-    """Return the recipe, with what `pack` has written beside the wheels if it asks for nothing."""
+    """Return the recipe, with what `env pack` wrote beside the wheels if it asks for nothing."""
     house = recipe.wheelhouse
     if house is None or recipe.extras or recipe.packages or recipe.lock is not None:
         return recipe
-    lock = _packed_text(house, LOCK)
-    if lock is None:
+    found = packed(house)
+    if found is None:
         return recipe
-    made = json.loads(_packed_text(house, MARKER) or "{}")
+    made, lock = found
     extras, packages = tuple(made.get("extras", ())), tuple(made.get("packages", ()))
     return replace(recipe, extras=extras, packages=packages, lock=lock)
 
 
-def _packed_text(house: Path, name: str) -> str | None:
-    if house.is_dir():
-        file = house / name
-        return file.read_text(encoding="utf-8") if file.is_file() else None
-    with _archive(house) as archive:
-        # What is looked for comes first, before gigabytes of wheels.
-        member = next((each for each in archive if each.isreg() and each.name == name), None)
-        stream = archive.extractfile(member) if member is not None else None
-        return stream.read().decode() if stream is not None else None
-
-
-@contextmanager
-def _archive(file: Path) -> Iterator[tarfile.TarFile]:
-    if not file.is_file():
-        raise UserError(f"--wheelhouse {file}: no such folder or archive")
-    try:
-        with tarfile.open(file) as archive:
-            yield archive
-    except (tarfile.TarError, ValueError) as error:
-        raise UserError(f"--wheelhouse {file}: {error}") from error
-
-
-@contextmanager
-def _wheels(wheelhouse: Path | None, build: Path) -> Iterator[Path | None]:
-    """Yield the folder of wheels; an archive is unpacked beside the build meanwhile."""
-    if wheelhouse is None or wheelhouse.is_dir():
-        yield wheelhouse
-        return
-    folder = build.with_name(f"{build.name}.{_WHEELS}")
-    atomic.make_folder(folder)
-    try:
-        with _archive(wheelhouse) as archive:
-            for member in archive:
-                # Names and kinds are looked at, for an archive may come from anywhere.
-                if member.isreg() and os.path.basename(member.name) == member.name:
-                    archive.extract(member, folder, set_attrs=False)
-        yield folder
-    finally:
-        atomic.remove_tree(folder)
-
-
-def _pip(python: Path) -> list[str]:
+def pip_of(python: Path) -> list[str]:
     """Return how our own pip is called to work on the environment of `python`."""
     quiet = ["--disable-pip-version-check", "--no-input"]
     return [sys.executable, "-m", "pip", *quiet, "--python", str(python)]
 
 
-def _run(command: Sequence[str], what: str, *, captured: bool = False) -> str:
+def run_tool(command: Sequence[str], what: str, *, captured: bool = False) -> str:
     """Run a program, its output on standard error unless it is `captured` and returned."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
     done = subprocess.run(
@@ -339,8 +252,8 @@ def _run(command: Sequence[str], what: str, *, captured: bool = False) -> str:
 
 def _head(name: str, recipe: Recipe, python: Path) -> str:
     asked = "import platform; print(platform.python_version(), end='')"
-    version = _run([str(python), "-S", "-c", asked], "python", captured=True)
-    made = create_command(name, recipe.extras, recipe.packages, recipe.python)
+    version = run_tool([str(python), "-S", "-c", asked], "python", captured=True)
+    made = create_command(name, recipe.extras, recipe.packages, recipe.without, recipe.python)
     made += " --from-lock …" if recipe.lock is not None else ""
     return f"# {made}\n# Python {version}, {platform.machine()} {platform.system()}\n"
 

@@ -70,6 +70,11 @@ class NamedEnvironment:
         return list(self.made.get("packages", ()))
 
     @property
+    def without(self) -> list[str]:
+        """What was taken out again."""
+        return list(self.made.get("without", ()))
+
+    @property
     def asked_python(self) -> str | None:
         """The interpreter that was asked for, by path or by name; None: that of nexa-hpc."""
         return self.made.get("asked_python")
@@ -87,7 +92,9 @@ class NamedEnvironment:
     def command(self, more: Iterable[str] = (), *, again: bool = False) -> str:
         """Return the command that makes it as it was made, and with these extras as well."""
         extras = list(dict.fromkeys([*self.extras, *more]))
-        made = create_command(self.name, extras, self.packages, self.asked_python, again=again)
+        made = create_command(
+            self.name, extras, self.packages, self.without, self.asked_python, again=again
+        )
         if extras or self.packages:
             return made
         return f"{made} --from-lock {shlex.quote(str(lock_of(self.link.parent, self.name)))}"
@@ -214,6 +221,7 @@ def create_command(
     name: str,
     extras: Sequence[str],
     packages: Sequence[str] = (),
+    without: Sequence[str] = (),
     python: str | None = None,
     *,
     again: bool = False,
@@ -221,6 +229,7 @@ def create_command(
     """Return the command that makes the environment `name`."""
     words = [part for extra in extras for part in ("--extra", extra)]
     words += [part for package in packages for part in ("--package", shlex.quote(package))]
+    words += [part for left in without for part in ("--without", left)]
     words += ["--python", shlex.quote(python)] if python else []
     return " ".join(["nexa-hpc env create", name, *words, *(["--again"] if again else [])])
 
