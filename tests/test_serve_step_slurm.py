@@ -275,6 +275,20 @@ def test_a_run_on_this_machine_waits_for_a_server_that_is_a_jobs(
     wait_until(site.nothing_lives, 30, "the server to end")
 
 
+def test_who_waits_for_the_server_of_another_run_is_told_so(site: Site, flow: SlurmFlow) -> None:
+    flow.write(site.serve(), site.ask("ask", f"{ASK}\n{WAIT}"))
+    flow.submit()
+    wait_for_run(flow, "ask")
+    job = flow.jobs()["serve"]
+    flow.write(site.serve(), site.ask("other"))
+    flow.submit()
+    told = f"waits for the end of job {job}, which holds the server of 'serve'"
+    flow.until(lambda _: flow.status()["other"]["message"] == told)
+    site.let_go()
+    assert flow.settle() == {"serve": "COMPLETED", "other": "COMPLETED"}
+    wait_until(site.nothing_lives, 30, "the server to end")
+
+
 def test_steps_that_were_stopped_need_no_server(site: Site, flow: SlurmFlow) -> None:
     flow.write(flow.step("first", WAIT), site.serve(), site.ask(), flow.step("last", after=[]))
     flow.submit()

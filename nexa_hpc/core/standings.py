@@ -174,9 +174,22 @@ def fold_all(run: Run, watch: Observer | None = None) -> dict[str, Standing]:
         else:
             standing = fold(run, instance, before, observer).standing
         if standing.state is State.PENDING:
-            standing = blocked(instance, found) or standing
+            awaiting = None if standing.message else _awaiting(run, instance, found)
+            standing = blocked(instance, found) or awaiting or standing
         found[step] = as_stopped(standing, why)
     return found
+
+
+def _awaiting(run: Run, instance: Instance, above: Mapping[str, Standing]) -> Standing | None:
+    """Return a PENDING standing that says so where what reads a server in Slurm waits for the end
+    of a job that holds it for other steps.
+    """
+    for server in servers_read(instance):
+        holds = above[server].job if above[server].state.succeeded else None
+        if holds is not None and not is_for_others(run.instances[server], run.paths):
+            message = f"waits for the end of job {holds}, which holds the server of '{server}'"
+            return Standing(State.PENDING, message=message)
+    return None
 
 
 def as_stopped(standing: Standing, why: str | None) -> Standing:
