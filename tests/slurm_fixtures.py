@@ -25,7 +25,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 SCRIPT = HERE / "slurm_cluster"
 SLURM_CONF = Path("/etc/slurm/slurm.conf")
-USERS = Path(tempfile.gettempdir()) / "nexa_hpc-tests-slurm_cluster.lock"
+USERS = Path(tempfile.gettempdir()) / f"nexa_hpc-tests-slurm_cluster-{os.geteuid()}.lock"
 """Locked, not alone, by each process whose tests use the cluster."""
 PATIENCE = 4
 """A machine that others use as well may take so many times as long."""

@@ -232,6 +232,20 @@ def test_the_key_of_a_pinned_step_does_not_move_with_main(
     assert plan(project, pinned).instances["train"].sources["model"]["revision"] == three
 
 
+def test_what_only_a_config_file_names_is_in_the_key_by_its_commit_as_well(
+    hub: FakeHub, project: Path
+) -> None:
+    one, two = (digit * 40 for digit in "12")
+    put(project, "models--org--tiny", one, "main")
+    put(project, "datasets--org--rows", one, "main")
+    (project / "c.yaml").write_text("model: org/tiny\ndataset: org/rows\n")
+    step = {"id": "s", "uses": "runners.eval", "in": {"config": "c.yaml"}, "out": "out/s"}
+    before = plan(project, step).instances["s"]
+    assert before.sources["model"] == {"hub": "org/tiny", "revision": one}
+    put(project, "datasets--org--rows", two, "main")
+    assert plan(project, step).instances["s"].key != before.key
+
+
 @pytest.mark.parametrize(
     ("pin", "told", "expected"), [("a" * 40, "b", "a" * 40), ("v1", "b", "b"), ("v1", None, "v1")]
 )

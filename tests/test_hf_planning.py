@@ -126,7 +126,7 @@ def test_the_model_of_a_config_file_is_no_input_beside_a_checkpoint(project: Pat
     (project / "c.yaml").write_text("model: model\ndataset: org/rows\n")
     inputs = {"config": "c.yaml", "checkpoint": "checkpoint"}
     step = {"id": "s", "uses": "runners.eval", "in": inputs}
-    assert set(plan(project, step).instances["s"].inputs) == {"config", "checkpoint"}
+    assert set(plan(project, step).instances["s"].inputs) == {"config", "checkpoint", "dataset"}
 
 
 def test_what_a_config_file_names_and_a_step_makes_is_warned_of(project: Path) -> None:

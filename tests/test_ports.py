@@ -54,6 +54,13 @@ def test_who_listens_is_told_by_the_kernel() -> None:
     assert not ports.is_listened_on_by(process.pid, port)
 
 
+def test_a_process_that_has_ended_holds_nothing() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""], start_new_session=True) as process:
+        wait_until(lambda: ports._has_ended(Path(f"/proc/{process.pid}")), 30, "its end")
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            assert not ports.is_listened_on_by(process.pid, other.getsockname()[1])
+
+
 class _Answers(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200)

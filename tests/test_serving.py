@@ -115,6 +115,9 @@ def test_dry_run_prints_the_command_and_starts_nothing(project: Path, run_cli: R
     told = run_cli("serve", "start", "m", "--dry-run", "-O", "max_batch=4").stdout
     assert "--max-batch 4" in told and str(project / "m") in told
     assert "--port 0" not in told and "TOKEN" not in told
+    # An address of another machine.
+    told = run_cli("serve", "start", "m", "--dry-run", "--host", "203.0.113.9").stdout
+    assert "--host 203.0.113.9 --port 0" in told
     told = run_cli("serve", "start", "m", "--dry-run", "-O", "token=true", "--port", "8123").stdout
     assert 'NEXA_HPC_SERVE_TOKEN="$TOKEN"' in told and "--port 8123" in told
     assert not (project / ".nexa_state/serve/m.json").exists()
@@ -138,7 +141,7 @@ def test_what_the_runtime_needs_and_is_not_here_is_told_before_any_start(
     ((place, told),) = options.problems({}, 1)
     assert place == "backend"
     assert "needs no_such_package, not installed here: pip install 'nexa-hpc[serve]'" in told
-    assert not list(options.problems({}, 1, "/another/python"))
+    assert not list(options.problems({}, 1, is_ours=False))
 
 
 def test_gpus_are_counted_as_vllm_and_slurm_count_them() -> None:

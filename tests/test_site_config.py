@@ -70,10 +70,15 @@ def test_a_pipeline_stands_between_project_and_command_line(layered: Composing) 
     assert (found.scheduler["max_running"], found.default_scheduler) == (6, "local")
 
 
-def test_an_option_that_holds_nothing_hides_none_below_it(layered: Composing) -> None:
+def test_a_blank_option_of_ours_hides_none_of_the_site_where_our_folder_is_the_projects(
+    layered: Composing, monkeypatch: pytest.MonkeyPatch
+) -> None:
     layered.write("config.yaml", "defaults: [scheduler: slurm]\n", layered.site)
     layered.write("scheduler/slurm.yaml", "max_running: 7\n", layered.site)
     layered.write("configs/scheduler/slurm.yaml", "# canary: 2\n{}\n")
+    assert config(layered).scheduler == {}
+    monkeypatch.setattr("nexa_hpc.compose.layers.package_folder", lambda: layered.root / "configs")
+    layered.write("configs/scheduler/slurm.yaml", "# canary: 3\n{}\n")
     assert config(layered).scheduler == {"max_running": 7}
     layered.write("configs/scheduler/slurm.yaml", "canary: 2\n")
     assert config(layered).scheduler == {"canary": 2}

@@ -94,8 +94,9 @@ def start(
     servers = servers_of(session)
     params = _params(options, given, scheduler)
     called = name or _name_after(serving.model_name(model))
-    _refuse(serving.problems(backend, {**params, "name": called}))
+    # It knows which interpreter jobs have.
     script = _Script(session, asked, params) if scheduler == SLURM else None
+    _refuse(serving.problems(backend, {**params, "name": called}))
     handle = serving.make_handle(
         called,
         _model(session, model),

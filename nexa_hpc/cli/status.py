@@ -142,11 +142,13 @@ def cancel(session: Session, run: str | None, points: tuple[str, ...], step: str
     count = _cancel_jobs(found)
     told = f", and Slurm to end {count} job{'' if count == 1 else 's'}" if count else ""
     print(f"run {found.id}: asked to stop{told}; `nexa-hpc status {found.id}` shows when it has")
-    _tell_of_kept_servers(found)
+    _tell_of_kept_servers(found, but_in_slurm=count > 0)
 
 
-def _tell_of_kept_servers(run: Run) -> None:
-    for name in kept_servers(run.instances.values(), run.paths):
+def _tell_of_kept_servers(run: Run, *, but_in_slurm: bool = False) -> None:
+    """Say how servers that stay are ended; those in Slurm go with the jobs that were cancelled."""
+    serving = (i for i in run.instances.values() if not (but_in_slurm and i.scheduler == "slurm"))
+    for name in kept_servers(serving, run.paths):
         print(f"server '{name}' is kept; end it: nexa-hpc serve stop {name}")
 
 

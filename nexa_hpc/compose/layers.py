@@ -129,17 +129,18 @@ def group_options(layers: Sequence[Layer], group: str) -> dict[str, Layer] | Non
 def find_option(layers: Sequence[Layer], group: str, name: str) -> tuple[Layer, Path] | None:
     """Return the file of an option in the highest layer that has it, and that layer.
 
-    One that holds nothing, as some that we ship, hides none below it.
+    One of ours that holds nothing hides none below it, where our folder is the project's as well.
     """
     there = [(layer, layer.option(group, name)) for layer in reversed(layers)]
     there = [(layer, file) for layer, file in there if file.is_file()]
-    return next((found for found in there if _says_something(found[1])), next(iter(there), None))
+    return next((f for f in there if not _is_our_blank(*f)), next(iter(there), None))
 
 
-def _says_something(file: Path) -> bool:
-    text = file.read_text(encoding="utf-8", errors="replace")
-    lines = (line.strip() for line in text.splitlines())
-    return any(line not in ("", "{}") and not line.startswith("#") for line in lines)
+def _is_our_blank(layer: Layer, file: Path) -> bool:
+    if layer.folder.resolve() != package_folder().resolve():
+        return False
+    lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+    return all(line in ("", "{}") or line.startswith("#") for line in lines)
 
 
 def chosen_group(entry: Any) -> str | None:

@@ -6,7 +6,7 @@ Called by those that read servers, by their supervisors and by `serve`. Standard
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nexa_hpc.core.drivers import is_this_host
 from nexa_hpc.errors import UserError
@@ -45,7 +45,15 @@ def is_refused(url: str) -> bool:
 
     parts = urlsplit(url)
     try:
-        socket.create_connection((parts.hostname or "", parts.port or 0), _ASK_S).close()
+        places = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return all(_refuses(place[4][0], parts.port or 0) for place in places)
+
+
+def _refuses(host: Any, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), _ASK_S).close()
     except ConnectionRefusedError:
         return True
     except OSError:

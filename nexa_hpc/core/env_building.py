@@ -22,7 +22,7 @@ from pathlib import Path
 from nexa_hpc.core import atomic
 from nexa_hpc.core.env_checking import with_versions
 from nexa_hpc.core.environments import LEAST_PYTHON
-from nexa_hpc.core.extras import requirements_of
+from nexa_hpc.core.extras import normalized, requirements_of
 from nexa_hpc.core.named_environments import (
     BUILDS,
     LOCK,
@@ -38,7 +38,7 @@ from nexa_hpc.core.named_environments import (
     others,
 )
 from nexa_hpc.core.wheelhouses import packed, unpacked
-from nexa_hpc.errors import NexaError, UnknownNameError, UserError
+from nexa_hpc.errors import NexaError, UnknownNameError, UserError, nearest
 
 Say = Callable[[str], None]
 _ASKED = "nexa_env.in"
@@ -190,7 +190,8 @@ def _build(build: Path, name: str, recipe: Recipe, python: Path, say: Say) -> Na
         exact = ["--no-deps"] if recipe.lock is not None else []
         install = [*installer.command("install"), *only, *exact, "-r", str(build / _ASKED)]
         run_tool(install, "installing")
-        if recipe.without:
+        if recipe.without and recipe.lock is None:  # A lock was frozen after that.
+            _check_there(recipe.without, build)
             yes = ["-y"] if uv is None else []
             run_tool([*installer.command("uninstall"), *yes, *recipe.without], "uninstalling")
         frozen = run_tool(installer.command("freeze"), "freezing", captured=True)
@@ -222,8 +223,18 @@ def _with_packed(recipe: Recipe) -> Recipe:
     if found is None:
         return recipe
     made, lock = found
-    extras, packages = tuple(made.get("extras", ())), tuple(made.get("packages", ()))
-    return replace(recipe, extras=extras, packages=packages, lock=lock)
+    extras, packages, without = (
+        tuple(made.get(name, ())) for name in ("extras", "packages", "without")
+    )
+    return replace(recipe, extras=extras, packages=packages, without=without, lock=lock)
+
+
+def _check_there(names: Sequence[str], build: Path) -> None:
+    """Raise UserError for what is to be taken out and was not brought."""
+    there = installed(build)
+    for name in names:
+        if normalized(name) not in there:
+            raise UserError(f"--without {name}: nothing asks for it" + nearest(name, there))
 
 
 def pip_of(python: Path) -> list[str]:

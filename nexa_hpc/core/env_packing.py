@@ -65,6 +65,7 @@ def _write_portable(environment: NamedEnvironment, lock: str, folder: Path) -> N
             raise UserError(message, hint=environment.command(again=True))
     packages = [text for text in environment.packages if "/" not in text and "@" not in text]
     packages += [f"{name}=={version}" for name, _, version in direct]
-    marker = {"name": environment.name, "extras": environment.extras, "packages": packages}
+    asked = {"extras": environment.extras, "packages": packages, "without": environment.without}
+    marker = {"name": environment.name, **asked}
     atomic.write_json(folder / MARKER, marker)
     atomic.write_file(folder / LOCK, portable(lock))

@@ -18,7 +18,7 @@ from nexa_hpc.core.code import imported_sources
 from nexa_hpc.core.digests import Digester, host_name
 from nexa_hpc.core.endpoints import DRY_RUN
 from nexa_hpc.core.handlers import Handler
-from nexa_hpc.core.hub_cache import COMMIT, MAIN, HubName, pin_of
+from nexa_hpc.core.hub_cache import COMMIT, MAIN, HubName, is_hub_name, pin_of
 from nexa_hpc.core.inputs import PACKAGE_PREFIX, Reference, ResolvedInput, Resolver, package_path
 from nexa_hpc.core.instances import SINGLE_OUTPUT, Instance
 from nexa_hpc.core.keys import key_document, step_key
@@ -171,22 +171,29 @@ class Keying:
         whole = True
         for reference in node.references:
             try:
-                asked, pinned_by = self._pinned(self._merged(reference), node)
-                resolved = self._resolver.resolve(asked, self._keys, node.handler)
+                found.append(self._resolved(node, self._merged(reference)))
             except (NexaError, OSError) as error:
                 whole = False
                 self._note(node, reference.place, _with_hint(error))
-                continue
-            found.append(resolved)
-            if resolved.handed.get("revision", "known") is None:
-                self.warnings.append(
-                    f"step '{node.step.id}': no hub tells the revision of {reference.text}, so a "
-                    f"change of it would go unnoticed; name it in `{pinned_by}`"
-                )
         return [*found, *self._of_config(node, params)] if whole else None
 
+    def _resolved(self, node: Node, reference: Reference) -> ResolvedInput:
+        """Return what an input stands for; a hub's name that nobody tells the revision of is warned
+        of.
+        """
+        asked, pinned_by = self._pinned(reference, node)
+        resolved = self._resolver.resolve(asked, self._keys, node.handler)
+        if resolved.handed.get("revision", "known") is None:
+            self.warnings.append(
+                f"step '{node.step.id}': no hub tells the revision of {reference.text}, so a "
+                f"change of it would go unnoticed; name it in `{pinned_by}`"
+            )
+        return resolved
+
     def _of_config(self, node: Node, params: Mapping[str, Any]) -> Iterator[ResolvedInput]:
-        """Yield the models and datasets lying here that only the step's config file names."""
+        """Yield the models and datasets, lying here or on a hub, that only the step's config file
+        names.
+        """
         named = {*node.step.params, *node.step.inputs}
         for name, kind in node.handler.input_params.items():
             text = params.get(name)
@@ -195,9 +202,11 @@ class Keying:
             try:
                 self._check_not_made(node, text)
                 path = _lying_here(text, self._request.paths.root)
+                place = f"params.{name}"
                 if path is not None:
-                    reference = Reference(name, f"params.{name}", text, "path", path=path)
-                    yield self._resolver.resolve(reference, self._keys, node.handler)
+                    yield self._resolved(node, Reference(name, place, text, "path", path=path))
+                elif is_hub_name(text, self._request.paths.root):
+                    yield self._resolved(node, Reference(name, place, text, "hub"))
             except (NexaError, OSError) as error:
                 self.warnings.append(
                     f"step '{node.step.id}': {text} is named in the config, and its content is not "

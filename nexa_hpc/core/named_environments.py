@@ -92,8 +92,10 @@ class NamedEnvironment:
     def command(self, more: Iterable[str] = (), *, again: bool = False) -> str:
         """Return the command that makes it as it was made, and with these extras as well."""
         extras = list(dict.fromkeys([*self.extras, *more]))
+        asked = {parts(text)[0] for text in requirements_of(list(more))}
+        without = [name for name in self.without if normalized(name) not in asked]
         made = create_command(
-            self.name, extras, self.packages, self.without, self.asked_python, again=again
+            self.name, extras, self.packages, without, self.asked_python, again=again
         )
         if extras or self.packages:
             return made
@@ -276,6 +278,7 @@ def doubtful(
     elif kind != "python":
         return
     program = shutil.which(python)
+    program = os.path.abspath(program) if program is not None else None
     facts = _asked(program, os.stat(program).st_mtime_ns) if program is not None else None
     if program is None or facts is None:
         return  # `environments.missing` says what is wrong with it.
@@ -293,6 +296,7 @@ def _asked(program: str, _changed: int) -> Mapping[str, Any] | None:
     try:
         done = subprocess.run(
             [program, "-c", _ASKS],
+            cwd="/",  # `-c` imports from the current folder first.
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

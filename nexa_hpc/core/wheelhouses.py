@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import tarfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +23,9 @@ _WHEELS = "wheels"
 
 def packed(house: Path) -> tuple[dict[str, Any], str] | None:
     """Return the marker and the lock in a wheelhouse; None where it is no more than wheels."""
-    lock = _text(house, LOCK)
-    return None if lock is None else (json.loads(_text(house, MARKER) or "{}"), lock)
+    with _whole(house):
+        lock = _text(house, LOCK)
+        return None if lock is None else (json.loads(_text(house, MARKER) or "{}"), lock)
 
 
 def _text(house: Path, name: str) -> str | None:
@@ -41,11 +43,17 @@ def _text(house: Path, name: str) -> str | None:
 def _archive(file: Path) -> Iterator[tarfile.TarFile]:
     if not file.is_file():
         raise UserError(f"--wheelhouse {file}: no such folder or archive")
+    with _whole(file), tarfile.open(file) as archive:
+        yield archive
+
+
+@contextmanager
+def _whole(house: Path) -> Iterator[None]:
+    """Raise UserError for what cannot be read of it, as of a copy that was broken off."""
     try:
-        with tarfile.open(file) as archive:
-            yield archive
-    except (tarfile.TarError, ValueError) as error:
-        raise UserError(f"--wheelhouse {file}: {error}") from error
+        yield
+    except (tarfile.TarError, ValueError, EOFError, zlib.error) as error:
+        raise UserError(f"--wheelhouse {house}: {error}") from error
 
 
 @contextmanager

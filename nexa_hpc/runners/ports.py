@@ -7,11 +7,14 @@ supervisor. Standard library alone.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
+_TRIES = 100
 _LISTENING = "0A"
 """TCP_LISTEN in /proc/net/tcp (include/net/tcp_states.h)."""
 
@@ -25,13 +28,17 @@ class Claim:
         """Raises OSError where it is another's."""
         self.port = port
         self._held: socket.socket | None = None
-        if sys.platform == "linux":  # Abstract names go with their holder (unix(7)).
+        if sys.platform != "linux":  # Abstract names, which go with their holder (unix(7)).
+            return
+        try:
             self._held = socket.socket(socket.AF_UNIX)
-            try:
-                self._held.bind(f"\0nexa_hpc/port/{port}")
-            except OSError:
-                self._held.close()
-                raise
+        except OSError:
+            return  # A sandbox has none.
+        try:
+            self._held.bind(f"\0nexa_hpc/port/{port}")
+        except OSError:
+            self._held.close()
+            raise
 
     def drop(self) -> None:
         """Leave the port to others."""
@@ -49,25 +56,47 @@ def claim(host: str, port: int) -> Claim | None:
 
 
 def claim_any(host: str) -> Claim:
-    """Return a claim on a free port."""
-    while (found := claim(host, _bound(host, 0))) is None:
-        continue
-    return found
+    """Return a claim on a free port; raises OSError where `host` is not this machine's."""
+    for _ in range(_TRIES):
+        found = claim(host, _bound(host, 0))
+        if found is not None:
+            return found
+    raise OSError(errno.EADDRINUSE, "no free port")
 
 
 def is_listened_on_by(session: int, port: int) -> bool:
     """Return whether a process of the session (setsid(2)) listens on `port`; true where the system
     does not tell.
     """
-    try:
-        sockets = {Path(f"socket:[{inode}]") for inode in _listening(port)}
-        members = [p for p in Path("/proc").glob("[0-9]*") if _is_of(p, session)]
-        return any(fd.readlink() in sockets for p in members for fd in (p / "fd").iterdir())
-    except PermissionError:
+    if not Path("/proc/net/tcp").exists():
         return True
+    sockets = {Path(f"socket:[{inode}]") for inode in _listening(port)}
+    members = [p for p in Path("/proc").glob("[0-9]*") if _is_of(p, session)]
+    return any(_holds(process, sockets) for process in members)
+
+
+def _holds(process: Path, sockets: Collection[Path]) -> bool:
+    """Return whether a process has one of the sockets open; true where that is kept from us."""
+    try:
+        for descriptor in (process / "fd").iterdir():
+            try:
+                if descriptor.readlink() in sockets:
+                    return True
+            except FileNotFoundError:
+                continue  # Closed meanwhile.
+    except PermissionError:
+        # Of one that has ended and was not waited for, nobody is told (proc(5)).
+        return not _has_ended(process)
     except OSError:
-        # One has ended meanwhile, or there is no /proc.
-        return not Path("/proc/net/tcp").exists()
+        pass  # Ended meanwhile.
+    return False
+
+
+def _has_ended(process: Path) -> bool:
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
 
 
 def _listening(port: int) -> list[str]:

@@ -13,7 +13,6 @@ is the server's.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -105,14 +104,11 @@ handler = Serve()
 
 def _server_problems(step: StepView, params: dict[str, Any]) -> Iterator[tuple[str, str]]:
     backend = step.backend or DEFAULT_BACKEND
-    if step.is_elsewhere and "python" not in params:
-        is_here = step.python is not None and step.python.is_file()
-        if not is_here and backend == "vllm":
-            # Which release it has is known where it starts, and asked there.
-            yield from serving.own_problems(backend, params)
-            return
-        params = {**params, "python": str(step.python or sys.executable)}
-    yield from serving.problems(backend, params)
+    is_elsewhere = step.is_elsewhere and "python" not in params
+    if is_elsewhere and step.python is not None and step.python.is_file():
+        params, is_elsewhere = {**params, "python": str(step.python)}, False
+    # Which release is elsewhere is known where it starts, and asked there.
+    yield from serving.problems(backend, params, is_elsewhere=is_elsewhere)
 
 
 def _asked(params: Mapping[str, Any], project: Path) -> dict[str, Any]:

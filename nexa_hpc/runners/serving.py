@@ -10,6 +10,7 @@ import secrets
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from nexa_hpc.core import atomic
 from nexa_hpc.core.answering import is_loopback
 from nexa_hpc.core.leftovers import untagged
 from nexa_hpc.core.servers import (
+    LOCAL,
     TAG_VARIABLE,
     Condition,
     Handle,
@@ -60,19 +62,23 @@ _POLL_S = 0.1
 _TELL_S = 2.0
 
 
-def problems(backend: str | None, params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield (place, message) for what is wrong with what was asked."""
-    yield from own_problems(backend, params)
+def problems(
+    backend: str | None, params: Mapping[str, Any], *, is_elsewhere: bool = False
+) -> Iterator[tuple[str, str]]:
+    """Yield (place, message) for what is wrong with what was asked; `is_elsewhere`: in an
+    environment that cannot be looked into from here.
+    """
+    yield from _own_problems(backend, params)
     options = {name: value for name, value in params.items() if name not in OWN_PARAMS}
     python = str(params.get("python", ""))
-    if backend == "vllm":
+    if backend == "vllm" and not is_elsewhere:
         yield from vllm_server.problems(options, python)
     elif backend == "hf_runtime":
-        yield from hf_runtime.problems(options, params.get("tensor_parallel", 1), python)
+        is_ours = not is_elsewhere and python in ("", sys.executable)
+        yield from hf_runtime.problems(options, params.get("tensor_parallel", 1), is_ours=is_ours)
 
 
-def own_problems(backend: str | None, params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the same for what is ours, whatever server is there."""
+def _own_problems(backend: str | None, params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if backend not in BACKENDS:
         yield (
             "backend",
@@ -153,10 +159,6 @@ class _Model:
         if base.source.path is not None:
             told = model_files.problems(base.source.path, allowed)
             self._refuse(f"its base {base.source.title}: {problem}" for problem in told)
-        try:
-            adapters.check_base(base)
-        except StepError as error:
-            raise UserError(f"{self.title}: its base {error}", hint=error.hint) from error
         return base
 
     def _refuse(self, problems: Iterable[str]) -> None:
@@ -180,6 +182,10 @@ def _command(model: _Model, served_as: str, backend: str, params: Mapping[str, A
         options["trust_remote_code"] = True
     if base is None:
         return vllm_server.command(str(model.folder), served_as, options, parallel, python)
+    try:
+        adapters.check_base(base)  # vLLM itself takes any.
+    except StepError as error:
+        raise UserError(f"{model.title}: its base {error}", hint=error.hint) from error
     rank = adapters.rank_of(model.folder)
     options = {**vllm_server.adapter_options(served_as, model.folder, rank), **options}
     if base.source.revision is not None:
@@ -188,10 +194,17 @@ def _command(model: _Model, served_as: str, backend: str, params: Mapping[str, A
 
 
 def shown_command(handle: Handle) -> str:
-    """Return the command of a server as a shell takes it, with a port that is free now, and its
-    token as `$TOKEN`.
+    """Return the command of a server as a shell takes it, its token as `$TOKEN`, with a port that
+    is free now where it is to listen on this machine.
     """
-    port = handle.port or ports.claim_any(handle.host).port
+    port = handle.port
+    if port == 0 and handle.scheduler == LOCAL:
+        try:
+            claim = ports.claim_any(handle.host)
+            port = claim.port
+            claim.drop()
+        except OSError:
+            pass  # An address of another machine.
     variables = [f"{name}={shlex.quote(value)}" for name, value in handle.variables.items()]
     if handle.token_variable:
         variables.append(f'{handle.token_variable}="$TOKEN"')

@@ -63,6 +63,7 @@ class Supervisor:
         self._asked = ""
         self._looked_at = 0.0
         self._claim: ports.Claim | None = None
+        self._meets_stranger = False
 
     def ask_to_stop(self, signum: int, frame: object) -> None:
         """Take a signal for the wish that the server end."""
@@ -80,6 +81,7 @@ class Supervisor:
             self._note(f"port {port} was taken")
         else:
             ended, message = Condition.CRASHED, f"{_PORTS} ports were taken, one after the other"
+        self._drop_claim()  # Before anybody learns of the end, and starts the next one.
         self._servers.update(replace(self.handle, ended=ended.value, message=message))
         return ended
 
@@ -125,12 +127,18 @@ class Supervisor:
             if self._asked:
                 return Condition.STOPPED, self._asked
             if not self.handle.url and time.monotonic() > deadline:
-                return Condition.CRASHED, f"did not answer within {self.handle.deadline_s:.0f} s"
+                told = f"did not answer within {self.handle.deadline_s:.0f} s"
+                if self._meets_stranger:
+                    told += f"; what listens on port {port} is none of its processes"
+                return Condition.CRASHED, told
             time.sleep(_POLL_S)
 
     def _answers(self, process: subprocess.Popen[bytes], port: int, url: str) -> bool:
         """Return whether what answers at `url` is our server, and not who was there before it."""
-        return answers(url, _LOOK_S) is None and ports.is_listened_on_by(process.pid, port)
+        if answers(url, _LOOK_S) is not None:
+            return False
+        self._meets_stranger = not ports.is_listened_on_by(process.pid, port)
+        return not self._meets_stranger and process.poll() is None
 
     def _look(self) -> None:
         """See whether the server is to end."""
@@ -165,8 +173,7 @@ class Supervisor:
         }
 
     def _free_port(self) -> int:
-        if self._claim is not None:
-            self._claim.drop()
+        self._drop_claim()
         wanted = self.handle.port
         self._claim = ports.claim(self.handle.host, wanted) if wanted else None
         if self._claim is None:
@@ -175,6 +182,10 @@ class Supervisor:
                 self.handle = replace(self.handle, port=0)
             self._claim = ports.claim_any(self.handle.host)
         return self._claim.port
+
+    def _drop_claim(self) -> None:
+        if self._claim is not None:
+            self._claim.drop()
 
     def _note(self, text: str) -> None:
         print(text, flush=True)

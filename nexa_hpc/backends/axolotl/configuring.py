@@ -59,8 +59,12 @@ def prepare(task: Task) -> Prepared:
     test = _rows(task, values, "test_dataset") or _rows(task, values, "dataset", "test_dataset")
     config = _as_planned(task, values, settings.filled(values, model.where, dataset, test))
     places = _places(config, task.project)
-    if model.revision is not None and _is_alone(config | places, task.project):
-        config.setdefault(settings.REVISION, model.revision)
+    if not _is_alone(config | places, task.project):
+        # Axolotl takes the newest: which one that was, nobody tells.
+        model = replace(model, revision=settings.model_revision(values))
+    elif model.revision is not None:
+        config = {n: v for n, v in config.items() if n not in settings.REVISION_NAMES}
+        config[settings.REVISION] = model.revision
     out = task.work_dir / "out"
     config.setdefault("save_total_limit", SAVES_KEPT)
     config |= {
@@ -88,7 +92,7 @@ def _model(task: Task, values: Mapping[str, Any], name: str) -> Source:
         raise UserError(f"step '{task.step_id}' names no model")
     if model.path is not None:
         return model
-    return replace(model, revision=settings.model_revision(values) or model.revision)
+    return replace(model, revision=task.revisions.get(name) or settings.model_revision(values))
 
 
 def _is_alone(config: Mapping[str, Any], project: Path) -> bool:
@@ -100,17 +104,16 @@ def _is_alone(config: Mapping[str, Any], project: Path) -> bool:
 
 
 def _as_planned(task: Task, values: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `config` with rows of a hub at the revision that is in the key, not one made since."""
-    sources = [find_source(task, values, name) for name in _SPLITS]
-    planned = {s.hub_name: s.revision for s in sources if s is not None and s.revision}
+    """Return `config` with the rows that are inputs at the revision in the key, not a later one."""
     found = dict(config)
-    for name in ("datasets", "test_datasets"):
-        if isinstance(config.get(name), list):
-            found[name] = [
-                {"revision": planned[entry["path"]], **entry}
-                if isinstance(entry, Mapping) and entry.get("path") in planned
-                else entry
-                for entry in config[name]
+    for name in _SPLITS:
+        source, entries = find_source(task, values, name), values.get(f"{name}s")
+        if source is None or source.path is not None or not source.revision:
+            continue
+        if isinstance(entries, list):
+            found[f"{name}s"] = [
+                {**filled, "revision": source.revision} if "path" not in entry else filled
+                for entry, filled in zip(entries, config[f"{name}s"], strict=True)
             ]
     return found
 

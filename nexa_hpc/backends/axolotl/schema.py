@@ -131,6 +131,7 @@ class _Process:
     def _start(self) -> subprocess.Popen[bytes]:
         self._process = subprocess.Popen(
             [str(self._interpreter), "-c", _PROGRAM.read_text(encoding="utf-8")],
+            cwd="/",  # `-c` imports from the current folder first.
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -31,7 +31,7 @@ MODEL_NAMES = ("model", "base_model")
 """`base_model` is what axolotl calls it; either may name the model."""
 
 REVISION = "revision_of_model"
-_REVISION_NAMES = (REVISION, "model_revision")
+REVISION_NAMES = (REVISION, "model_revision")
 """Axolotl takes the second as another name of the first."""
 ROWS = ("datasets", "test_datasets", "pretraining_dataset")
 MODELS_BESIDE = ("base_model_config", "tokenizer_config")
@@ -107,7 +107,7 @@ def _with_path(entry: Any, path: str, *, typed: bool) -> Any:
 
 def model_revision(settings: Mapping[str, Any]) -> str | None:
     """Return the revision that the base model is pinned to."""
-    return next((v for n in _REVISION_NAMES if (v := _text(settings.get(n)))), None)
+    return next((v for n in REVISION_NAMES if (v := _text(settings.get(n)))), None)
 
 
 def row_revisions(settings: Mapping[str, Any], name: str) -> dict[int, str | None]:

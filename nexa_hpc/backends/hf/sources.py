@@ -88,7 +88,8 @@ def find_source(task: Task, settings: Mapping[str, Any], name: str) -> Source | 
         return Source(path, None, None, _title(task, path, task.params.get(name)))
     if text is None:
         return None
-    revision = settings.get(f"{name}_revision") or task.revisions.get(name)
+    # Of what is pinned to a branch or tag, what that was at planning, as the key says.
+    revision = task.revisions.get(name) or settings.get(f"{name}_revision")
     return Source(None, text, revision, text)
 
 

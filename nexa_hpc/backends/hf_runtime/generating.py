@@ -179,7 +179,8 @@ class Generator:
         self._ends = frozenset(ends if isinstance(ends, list) else [ends]) - {None}
         pad = tokenizer.pad_token_id
         self._pad = pad if pad is not None else next(iter(self._ends), 0)
-        self._positions = getattr(model.config, "max_position_embeddings", None)
+        said = getattr(model.config, "max_position_embeddings", None)
+        self._positions = said if isinstance(said, int) and said > 0 else None
 
     def compute(self, batch: Sequence[Work]) -> None:
         """Read a batch, or generate for one whose rows share their sampling."""

@@ -31,13 +31,13 @@ _ROOT = Path(__file__).resolve().parents[3]
 
 
 def problems(
-    options: Mapping[str, Any], tensor_parallel: int, python: str = ""
+    options: Mapping[str, Any], tensor_parallel: int, *, is_ours: bool = True
 ) -> Iterator[tuple[str, str]]:
-    """Yield (place, message) for what cannot be asked of it; what it needs is looked for in our own
-    interpreter alone.
+    """Yield (place, message) for what cannot be asked of it; what it needs is looked for where it
+    is to run in our own interpreter (`is_ours`).
     """
-    lacking = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
-    if lacking and python in ("", sys.executable):
+    lacking = [name for name in _NEEDS if is_ours and importlib.util.find_spec(name) is None]
+    if lacking:
         told = f"needs {', '.join(lacking)}, not installed here: pip install 'nexa-hpc[serve]'"
         yield "backend", told
     yield from checks.check(options, OPTIONS, "params")
