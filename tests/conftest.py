@@ -28,16 +28,6 @@ def child_environment(**changes: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path), **changes}
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Keep the tests that share the one cluster in one of the processes of `pytest -n`.
-
-    pytest-xdist 3.8 under pytest 9.2 does not look at this: they are spread over both then, which
-    they bear, for each asks about its own jobs.
-    """
-    if item.get_closest_marker("slurm") is not None:
-        item.add_marker(pytest.mark.xdist_group("slurm"))
-
-
 @pytest.fixture(autouse=True)
 def _unmeasured_in_slurm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure no coverage in the processes that Slurm tests start.
