@@ -347,12 +347,13 @@ def test_what_answers_here_is_not_taken_for_what_another_machine_had(site: Site)
 
 def test_of_a_server_elsewhere_it_is_seen_when_nobody_listens_any_more(site: Site) -> None:
     there = replace(_elsewhere(site), host="0.0.0.0")
+    patient = Servers(site.servers.folder)
     with tokens_wanted() as url:
-        site.servers.update(replace(there, url=url))
+        patient.update(replace(there, url=url))
         endpoint = Endpoint("serve", there.name, url, None)
-        require_living(site.servers, [endpoint])
+        require_living(patient, [endpoint])
     with pytest.raises(StepError, match=f"nobody listens at {url} any more"):
-        require_living(site.servers, [endpoint])
+        require_living(patient, [endpoint])
 
 
 def test_what_does_not_know_its_token_is_another_server(site: Site) -> None:
