@@ -54,10 +54,8 @@ def is_refused(url: str) -> bool:
 def _refuses(host: Any, port: int) -> bool:
     try:
         socket.create_connection((host, port), _ASK_S).close()
-    except ConnectionRefusedError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, ConnectionRefusedError)
     return False
 
 

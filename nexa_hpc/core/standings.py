@@ -1,7 +1,7 @@
 """The fold: what is true of each instance of a run, servers, stops and further tries considered.
 
-Precedence: valid COMPLETE > live process or job > newest attempt's end record > the scheduler's
-word > lost. Called by `advance` before every decision, and by `status`. Standard library alone.
+What is found of one instance is told by `truths`, with its precedence. Called by `advance` before
+every decision, and by `status`. Standard library alone.
 """
 
 from __future__ import annotations
