@@ -103,9 +103,9 @@ demo-llm: axolotl vllm $(WHEELS)
 	@echo "Try next:     $(BIN)/nexa-hpc models list   the base and the tuned model, by their tags"
 
 test: $(VENV)/.dev $(VENV)/.demo $(RATINGS)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report= $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report= $(ARGS)
 ifeq ($(ARGS),)
-	$(BIN)/coverage report --include='nexa_hpc/core/*' --fail-under=90
+	$(BIN)/coverage report --fail-under=90
 endif
 
 test-quick: $(VENV)/.dev $(VENV)/.demo

@@ -28,14 +28,35 @@ def child_environment(**changes: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path), **changes}
 
 
-@pytest.fixture(autouse=True)
-def _unmeasured_in_slurm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure no coverage in the processes that Slurm tests start.
+UNMEASURED = ("slow", "slurm", "browser")
 
-    It makes each half as dear again, and the other tests cover the core without them.
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with long tests first, so that no process has one left when the others are done.
+
+    Long tests measure no coverage: it doubles the time of what only computes, and the others cover
+    the core without them.
     """
-    if request.node.get_closest_marker("slurm") is not None:
-        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+    long = {item.path for item in items if _is_long(item)}
+    items.sort(key=lambda item: item.path not in long)
+    for item in items:
+        if _is_long(item):
+            item.add_marker(pytest.mark.no_cover)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Measure no coverage in the processes that long tests start, either, or that their fixtures
+    do.
+    """
+    with pytest.MonkeyPatch.context() as environment:
+        if _is_long(item):
+            environment.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        return (yield)
+
+
+def _is_long(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(mark) is not None for mark in UNMEASURED)
 
 
 @pytest.fixture

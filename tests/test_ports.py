@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import os
 import socket
 import subprocess
 import sys
@@ -49,7 +48,9 @@ def test_who_listens_is_told_by_the_kernel() -> None:
         assert process.stdout is not None and process.stdin is not None
         port = int(process.stdout.readline())
         assert ports.is_listened_on_by(process.pid, port)
-        assert not ports.is_listened_on_by(os.getsid(0), port)
+        with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
+            assert not ports.is_listened_on_by(other.pid, port)
+            other.kill()
         process.stdin.close()
     assert not ports.is_listened_on_by(process.pid, port)
 

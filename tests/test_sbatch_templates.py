@@ -104,7 +104,9 @@ def test_a_driver_in_a_job_waits_for_the_steps_that_it_submits(
     slurm_cluster.wait(job, timeout_s=150)
     assert statuses(project) == {"work": "COMPLETED"}, log(project, job)
     assert next(project.glob("artifacts/.store/??/*/job")).read_text().strip() != job
-    assert slurm_cluster.ask("sacct", "-X", "-n", "-P", "-o", "State", "-j", job) == "COMPLETED\n"
+    ended = ["sacct", "-X", "-n", "-P", "-o", "State", "-j", job]
+    # The accounting hears of it later than the queue.
+    wait_until(lambda: slurm_cluster.ask(*ended) == "COMPLETED\n", 30, "the driver's end")
 
 
 @pytest.mark.slurm
