@@ -32,13 +32,16 @@ UNMEASURED = ("slow", "slurm", "browser")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put files with long tests first, so that no process has one left when the others are done.
+    """Put files with long tests first, so that no process has one left when the others are done;
+    those that wait for a cluster among those that compute.
 
     Long tests measure no coverage: it doubles the time of what only computes, and the others cover
     the core without them.
     """
-    long = {item.path for item in items if _is_long(item)}
-    items.sort(key=lambda item: item.path not in long)
+    waiting = dict.fromkeys(item.path for item in items if item.get_closest_marker("slurm"))
+    long = dict.fromkeys(item.path for item in items if _is_long(item) and item.path not in waiting)
+    place = {path: n / len(paths) for paths in (waiting, long) for n, path in enumerate(paths)}
+    items.sort(key=lambda item: place.get(item.path, 1))
     for item in items:
         if _is_long(item):
             item.add_marker(pytest.mark.no_cover)

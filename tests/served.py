@@ -22,6 +22,7 @@ host, port = (sys.argv[sys.argv.index(flag) + 1] for flag in ("--host", "--port"
 here = pathlib.Path(__file__).parent
 with (here / "starts").open("a") as starts:
     starts.write(f"{os.getpid()}\\n")
+print("started with", dict(os.environ), flush=True)
 while (here / "hold").exists():
     time.sleep(0.05)
 class Answers(http.server.BaseHTTPRequestHandler):

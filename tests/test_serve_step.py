@@ -133,6 +133,19 @@ def test_a_dry_run_prints_the_very_command_and_starts_nothing(site: Site) -> Non
 # ------------------------------------------------------------------------------------ up, and down
 
 
+def test_its_log_shows_neither_secrets_nor_its_token(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_KEY", "hush-hush")
+    secret = {"env": {"secrets": ["WANDB_KEY"]}}
+    site.run(site.serve(token=True, keep=True), site.ask(command=f"{ASK}; true", **secret))
+    (name,) = site.servers.names()
+    token = site.servers.token(name)
+    printed = site.servers.file(name, "log").read_text()
+    assert token and token not in printed and "hush-hush" not in printed
+    assert "'WANDB_KEY': '***'" in printed
+
+
 def test_a_step_asks_the_server_which_is_taken_down_after_the_last_that_does(site: Site) -> None:
     look = 'curl -s "$(tail -1 ../urls)/health" && exit 3; test $? = 7'
     steps = [site.serve(), site.ask(), site.ask("again")]

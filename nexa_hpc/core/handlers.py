@@ -150,6 +150,8 @@ class Task:
     """Every step above this one: its name in the run -> {"uses", "params", "inputs": {name: Path},
     "key", "step": its id, "distance": how many edges away, "results": {output: folder}}."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+    """Of a step that serves: the variables whose values its server's log may not show."""
     on_progress: Callable[[Progress], None] = lambda _: None
     ranks: Ranks = ALONE
     """Which of several tasks this is; all of them share the outputs and `work_dir`."""

@@ -144,6 +144,11 @@ _EMPTY: Mapping[str, Any] = {
 _IS_KEPT = [name not in _EMPTY for name in Instance._fields]
 
 
+def secrets_of(instances: Iterable[Instance]) -> frozenset[str]:
+    """Return the names of all environment variables that a step calls secret: each sees all."""
+    return frozenset(name for i in instances for name in i.env.get("secrets", ()))
+
+
 def artifact_paths(paths: ProjectPaths, key: str, outputs: Iterable[str]) -> dict[str, Path]:
     """Return output name -> the store's folder, for the outputs of `key`."""
     return {name: paths.artifact(key, output_name(name)) for name in outputs}

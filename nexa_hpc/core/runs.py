@@ -19,7 +19,7 @@ from typing import Any
 
 from nexa_hpc.core import atomic, rounds
 from nexa_hpc.core.endpoints import readers_of
-from nexa_hpc.core.instances import RUN, Instance
+from nexa_hpc.core.instances import RUN, Instance, secrets_of
 from nexa_hpc.core.paths import PipelinePaths, ProjectPaths, RunPaths
 from nexa_hpc.core.points import Point
 from nexa_hpc.core.reading import list_names, read_json, read_json_or_none
@@ -98,8 +98,8 @@ class Run:
 
     @cached_property
     def secrets(self) -> frozenset[str]:
-        """The names of all environment variables that a step calls secret: each step sees all."""
-        return frozenset(n for i in self.instances.values() for n in i.env.get("secrets", ()))
+        """See `secrets_of`."""
+        return secrets_of(self.instances.values())
 
     def attempts_before(self) -> Mapping[str, int]:
         """Return key -> the newest attempt that had ended before the present round, of what that

@@ -38,6 +38,7 @@ TAG_VARIABLE = "NEXA_HPC_SERVER"
 """Names, in the environment of a server and all it starts, which one they are of."""
 STOP_GRACE_S = 20.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_LISTS = ("argv", "notes", "folders", "secrets")
 _POLL_S = 0.1
 
 
@@ -98,12 +99,14 @@ class Handle:
     """What it reads, for as long as it may be started again."""
     ending: bool = False
     """Whether its supervisor has found that nobody does."""
+    secrets: tuple[str, ...] = ()
+    """Names of variables whose values its log does not show."""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Handle:
         """Return the handle that `to_json` wrote; raises StateError for another thing."""
         try:
-            lists = {name: tuple(value.get(name, ())) for name in ("argv", "notes", "folders")}
+            lists = {name: tuple(value.get(name, ())) for name in _LISTS}
             return cls(**{**value, **lists})
         except TypeError as error:
             raise StateError(f"a server's handle cannot be understood: {error}") from error

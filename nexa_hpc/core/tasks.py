@@ -14,7 +14,7 @@ from nexa_hpc.core.best import choose
 from nexa_hpc.core.checkpoints import Checkpoint
 from nexa_hpc.core.endpoints import Endpoint, server_name
 from nexa_hpc.core.handlers import Progress, Task
-from nexa_hpc.core.instances import Instance, artifact_paths
+from nexa_hpc.core.instances import Instance, artifact_paths, secrets_of
 from nexa_hpc.core.paths import ProjectPaths
 from nexa_hpc.core.ranks import ALONE, Ranks
 
@@ -60,6 +60,7 @@ def make_task(
         endpoints=endpoints or {},
         upstream=_upstream(instance, instances, paths),
         labels=instance.labels,
+        secrets=tuple(sorted(secrets_of(instances.values()))) if instance.serves else (),
         on_progress=on_progress,
         ranks=ranks,
     )

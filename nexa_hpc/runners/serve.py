@@ -162,6 +162,7 @@ def _handle(task: Task) -> Handle:
         params,
         task.project,
         leased=not task.params.get(KEEP),
+        secrets=task.secrets,
     )
 
 

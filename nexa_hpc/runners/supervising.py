@@ -13,14 +13,18 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
+from io import BufferedReader
 from pathlib import Path
 
 from nexa_hpc.core.answering import answers
 from nexa_hpc.core.drivers import Driver, Heartbeat
 from nexa_hpc.core.leases import Leases
 from nexa_hpc.core.leftovers import end_leftovers, untagged
+from nexa_hpc.core.redaction import Redactor
 from nexa_hpc.core.servers import TAG_VARIABLE, Condition, Handle, Servers
 from nexa_hpc.runners import ports
 from nexa_hpc.runners.process_group import ask_to_stop, signal_group
@@ -34,6 +38,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _POLL_S = 0.1
 _LOOK_S = 0.5
 _GRACE_S = 10.0
+_CHUNK = 65536
 _PORTS = 5
 _TAKEN = "already in use"
 
@@ -94,11 +99,15 @@ class Supervisor:
                 env=self._environment(),
                 cwd=self._servers.folder,
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 start_new_session=True,
                 preexec_fn=_end_with_parent,
             )
         except OSError as error:
             return Condition.CRASHED, f"cannot be started: {error}"
+        passing_on = threading.Thread(target=self._pass_on, args=(process.stdout,), daemon=True)
+        passing_on.start()
         try:
             return self._follow(process, port, deadline)
         finally:
@@ -106,6 +115,16 @@ class Supervisor:
             signal_group(process, signal.SIGKILL)
             process.wait()
             end_leftovers(handle.tag, TAG_VARIABLE)
+            passing_on.join(_GRACE_S)  # Now it ends: who wrote to it has gone.
+
+    def _pass_on(self, output: BufferedReader) -> None:
+        """Write what the server prints into its log, without secrets."""
+        token = self._servers.token(self.handle.name)
+        redactor = Redactor(self.handle.secrets, values=[token] if token else [])
+        with output, open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as log:
+            for chunk in redactor.chunks(iter(lambda: output.read1(_CHUNK), b"")):
+                with suppress(OSError):  # Of a full disk the server takes no harm.
+                    log.write(chunk)
 
     def _follow(
         self, process: subprocess.Popen[bytes], port: int, deadline: float
