@@ -22,12 +22,11 @@ from nexa_hpc.backends.axolotl import checkpoints
 from nexa_hpc.backends.axolotl.configuring import VARIABLES
 from nexa_hpc.backends.axolotl.output import Reader
 from nexa_hpc.core.handlers import Task
-from nexa_hpc.core.leftovers import end_leftovers
+from nexa_hpc.core.leftovers import LAUNCH_VARIABLE, end_leftovers
 from nexa_hpc.core.ranks import ALONE
 from nexa_hpc.runners.checkpoint_watch import CheckpointWatch
 from nexa_hpc.runners.process_group import await_stop, signal_group
 
-_LAUNCH_VARIABLE = "NEXA_HPC_LAUNCH"
 _LOOK_EVERY_S = 1.0
 _SAVE_S = 600.0
 """How long a save may take; whoever stops a job ends it sooner."""
@@ -58,7 +57,7 @@ class AxolotlProcess:
         process = subprocess.Popen(
             argv,
             cwd=self._task.code or self._task.project,
-            env={**self._environment(), _LAUNCH_VARIABLE: mark},
+            env={**self._environment(), LAUNCH_VARIABLE: mark},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -76,7 +75,7 @@ class AxolotlProcess:
             raise
         finally:
             signal_group(process, signal.SIGKILL)
-            end_leftovers(mark, _LAUNCH_VARIABLE)
+            end_leftovers(mark, LAUNCH_VARIABLE)
             process.wait()
             if process.stdout is not None:
                 process.stdout.close()
