@@ -14,6 +14,7 @@ from slurm_fixtures import SlurmCluster
 
 from nexa_hpc.cli.observing import observer_of
 from nexa_hpc.compose.settings import project_settings
+from nexa_hpc.core.projection import project
 from nexa_hpc.core.runs import find_run
 from nexa_hpc.core.standings import fold_all
 
@@ -64,14 +65,20 @@ class SlurmFlow(Flow):
         done = self.cli("run", self.file, "--scheduler", "slurm", *args, expect=expect)
         return done.stdout + done.stderr
 
-    def status(self, run: str | None = None) -> dict[str, dict[str, Any]]:
-        """Return what `status --json` says of each step."""
-        return self.whole_status(run)["steps"]
-
     def whole_status(self, run: str | None = None) -> dict[str, Any]:
         """Return what `status --json` says."""
         found: dict[str, Any] = json.loads(self.cli("status", run or self.file, "--json").stdout)
         return found
+
+    def status(self, run: str | None = None) -> dict[str, dict[str, Any]]:
+        """Return what `status` says of each step, from within this process: many looks cost little
+        so.
+        """
+        paths = project_settings(self.project).project_paths(self.project)
+        found = find_run(paths, run or str(self.file))
+        steps: dict[str, dict[str, Any]]
+        steps = project(found, fold_all(found, observer_of(found)))["steps"]
+        return steps
 
     def now(self, run: str | None = None) -> dict[str, str]:
         """Return step -> state, as `status` has it."""
@@ -88,21 +95,14 @@ class SlurmFlow(Flow):
         timeout_s: float = PATIENCE_S,
         run: str | None = None,
     ) -> dict[str, str]:
-        """Return step -> state when `holds` is true of it, and `status` says so as well."""
+        """Return step -> state when `holds` is true of it."""
         deadline = time.monotonic() + timeout_s
         while True:
-            now = self._folded(run)
-            if holds(now) and holds(now := self.now(run)):
+            now = self.now(run)
+            if holds(now):
                 return now
             assert time.monotonic() < deadline, f"{now}\n{self._told()}"
             time.sleep(0.5)
-
-    def _folded(self, run: str | None) -> dict[str, str]:
-        """Return what `now` does, from within this process: many looks cost little so."""
-        paths = project_settings(self.project).project_paths(self.project)
-        found = find_run(paths, run or str(self.file))
-        standings = fold_all(found, observer_of(found))
-        return {step: standing.state.value for step, standing in standings.items()}
 
     def jobs(self, run: str | None = None) -> dict[str, str]:
         """Return step -> Slurm's job or element."""

@@ -35,7 +35,7 @@ def test_status_of_a_hundred_elements_twice_asks_once(
     flow.submit()
     before = asked(bent_slurm)
     assert before["sbatch"] == 1
-    flow.status()
+    flow.whole_status()
     told = flow.whole_status()
     assert Counter(entry["status"] for entry in told["steps"].values()).total() == 100
     after = asked(bent_slurm) - before
