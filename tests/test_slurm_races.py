@@ -79,10 +79,10 @@ def held(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [s | {"resources": hold} if s["id"].startswith("a") else s for s in steps]
 
 
-def release(flow: SlurmFlow, run: str) -> None:
-    """Release what is held of a run."""
-    jobs = {job.partition("_")[0] for step, job in flow.jobs(run).items() if step[0] == "a"}
-    for job in sorted(jobs):
+def release(flow: SlurmFlow, *runs: str) -> None:
+    """Release what is held of the runs, which may have jobs in common."""
+    named = [item for run in runs for item in flow.jobs(run).items()]
+    for job in sorted({job.partition("_")[0] for step, job in named if step[0] == "a"}):
         flow.cluster.ask("scontrol", "release", job)
 
 
@@ -97,8 +97,7 @@ def test_a_pipeline_that_grew_adopts_what_is_queued(flow: SlurmFlow) -> None:
     assert {step: jobs[step] for step in queued} == queued
     waits = flow.cluster.ask("squeue", "-h", "-j", jobs["sum"], "-o", "%E")
     assert all(queued[f"b{n}"] in waits for n in range(2)), waits
-    release(flow, first)
-    release(flow, second)
+    release(flow, first, second)
     finish(flow, 2, 9)
 
 
@@ -110,8 +109,8 @@ def test_what_a_cancelled_run_had_queued_for_another_is_submitted_by_that_one(
     first, second = f"{flow.name}-1", f"{flow.name}-2"
     flow.write(*held(chains(flow, 3)))
     flow.submit()
-    flow.cli("cancel", first)
     before = flow.jobs(first)
+    flow.cli("cancel", first)
     wait_until(lambda: not _live(flow, before), 30, "the jobs of the first run to end")
 
     def is_anew() -> bool:

@@ -171,9 +171,12 @@ def test_canaries_run_first_and_one_that_fails_stops_the_run(slurm_flow: SlurmFl
     )
     slurm_flow.submit("--canary", "2", "--wait", expect=130)
     now = slurm_flow.now()
-    assert [now["s0"], now["s1"]] == ["FAILED", "FAILED"]
-    assert slurm_flow.executed() == ["s0", "s1"] or slurm_flow.executed() == []
-    assert "canary 's0' failed" in slurm_flow.cli("status", slurm_flow.file).stdout
+    # The other one may not have begun when the first has failed.
+    canaries = {now["s0"], now["s1"]}
+    assert "FAILED" in canaries and canaries <= {"FAILED", "CANCELLED"}
+    assert {*slurm_flow.executed()} <= {"s0", "s1"}
+    told = slurm_flow.cli("status", slurm_flow.file).stdout
+    assert "canary 's0' failed" in told or "canary 's1' failed" in told
     flag.touch()
     slurm_flow.submit("--canary", "2", "--wait")
     assert set(slurm_flow.now().values()) == {"COMPLETED"}
