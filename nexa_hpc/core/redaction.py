@@ -2,7 +2,7 @@
 
 What a step prints passes through here on its way, before anything of it is kept. Values shorter
 than four characters are let through: blotting out every `1` would hide nothing and spoil all.
-Called by the schedulers and the worker. Standard library alone.
+Called by the schedulers, the worker and the supervisor of a server. Standard library alone.
 """
 
 from __future__ import annotations
