@@ -108,7 +108,7 @@ def test_every_handler_is_documented(name: str) -> None:
 def test_every_argument_that_a_handler_may_take_is_documented() -> None:
     section = README[README.index("### Your own handler") : README.index("## Commands")]
     plumbing = {"step_id", "uses", "key", "attempt", "revisions", "registry", "upstream", "labels"}
-    plumbing |= {"server", "servers"}
+    plumbing |= {"server", "servers", "secrets"}
     missing = {name for name in task_argument_names() - plumbing if f"`{name}`" not in section}
     assert not missing
 

@@ -111,6 +111,23 @@ def test_sigterm_at_one_rank_stops_all_at_the_same_step_and_they_resume_together
     assert len(losses(again.result())) == 300
 
 
+def test_a_sigterm_that_comes_while_the_ranks_agree_is_heeded_after_the_next_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+    import transformers
+
+    from nexa_hpc.backends.hf.callbacks import StopOnRequest
+
+    stop, control = StopOnRequest(), transformers.TrainerControl()
+    stop._group = "all of them"
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda *_, **__: stop.request())
+    stop.on_step_end(None, None, control)
+    assert not control.should_training_stop
+    stop.on_step_end(None, None, control)
+    assert control.should_training_stop and control.should_save and stop.stopping
+
+
 def test_a_rank_that_fails_in_training_is_named(flow: Flow) -> None:
     made = training(flow, 1, 2, num_train_epochs=60)
     (flow.project / "steps.py").write_text(

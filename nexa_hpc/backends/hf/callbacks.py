@@ -29,13 +29,15 @@ _PRINTED_FRACTION = 0.1
 
 
 class StopOnRequest(transformers.TrainerCallback):
-    """Ends the training after the step at hand, with a checkpoint, once `requested` is set.
+    """Ends the training after the step at hand, with a checkpoint, once that is asked for.
 
     With several ranks, all end after the same step, whichever of them was asked.
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.stopping = False
+        """Whether it ends before its last step."""
+        self._asked = False
         self._group: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -46,15 +48,17 @@ class StopOnRequest(transformers.TrainerCallback):
     def request(self, *_: object) -> None:
         """Ask for the end; a signal handler."""
         print("SIGTERM: saving after the step at hand, then stopping", flush=True)
-        self.requested = True
+        self._asked = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stop here if that was asked for, on any rank."""
+        self.stopping = self._asked
         if self._group is not None:
-            asked = torch.tensor([int(self.requested)])
+            # A request that comes meanwhile is for the ranks to agree on after the next step.
+            asked = torch.tensor([int(self.stopping)])
             torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX, group=self._group)
-            self.requested = bool(asked.item())
-        if self.requested:
+            self.stopping = bool(asked.item())
+        if self.stopping:
             control.should_save = True
             control.should_evaluate = False
             control.should_training_stop = True

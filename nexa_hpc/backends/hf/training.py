@@ -108,7 +108,7 @@ def _run(task: Task, settings: Mapping[str, Any], recipe: Recipe) -> Any:
         print(_opening(recipe, trainer, resumed), flush=True)
     with callbacks.sigterm_calls(stop):
         trainer.train(resume_from_checkpoint=resumed)
-    if stop.requested:
+    if stop.stopping:
         raise Interrupted(
             f"stopped by SIGTERM at step {trainer.state.global_step} of {trainer.state.max_steps}; "
             "the checkpoint is sealed",
