@@ -167,6 +167,12 @@ def test_several_processes_want_a_launcher_that_starts_them(project: Path) -> No
     assert "torchrun" in problems(project, {**CONFIG, "launcher": "srun"})["params.launcher"]
 
 
+def test_several_processes_without_gpus_are_warned_of(project: Path) -> None:
+    (told,) = warnings(project, CONFIG, resources={"nodes": 2})
+    assert told.startswith("axolotl trains in 2 processes only where each has a GPU")
+    assert warnings(project, CONFIG, resources={"nodes": 2, "gpus_per_node": 1}) == []
+
+
 def test_a_file_that_only_the_config_names_is_warned_of(project: Path) -> None:
     (project / "rows.jsonl").write_text("{}\n")
     params = {"datasets": [{"path": "rows.jsonl", "type": "completion"}]}

@@ -60,7 +60,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-def write(project: Path, resources: dict[str, Any] | None = None, **params: Any) -> Path:
+def write(project: Path, **params: Any) -> Path:
     save_llama(project / "model")
     write_jsonl(project / "data/train.jsonl", sentences(60, 1))
     write_jsonl(project / "data/validation.jsonl", sentences(10, 2))
@@ -70,8 +70,7 @@ def write(project: Path, resources: dict[str, Any] | None = None, **params: Any)
         "backend": "axolotl",
         "in": {"model": "model", "dataset": "data"},
         "out": "artifacts/trained",
-        "env": {"venv": REAL, "variables": {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}},
-        "resources": resources or {},
+        "env": {"venv": REAL},
         "params": {**PARAMS, **params},
     }
     file = project / "flow.yaml"
@@ -152,20 +151,6 @@ def axolotls(project: Path) -> list[int]:
         if b"axolotl.cli" in words and str(project).encode() in words:
             found.append(int(folder.name))
     return alive(found)
-
-
-@pytest.mark.slurm
-@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
-def test_two_nodes_of_two_processes_train_one_model(slurm_flow: SlurmFlow, launcher: str) -> None:
-    project = slurm_flow.named("flow").project
-    places = {"nodes": 2, "tasks_per_node": 2, "cpus_per_task": 1}
-    write(project, places, launcher=launcher)
-    slurm_flow.submit()
-    assert slurm_flow.settle(400) == {"train": "COMPLETED"}
-    assert (project / "artifacts/trained/adapter_model.safetensors").is_file()
-    assert steps_logged(project) == [1, 2, 3, 4, 5, 6]
-    # 6 steps of 4 processes with 2 rows each, out of the rows that 60 short texts are packed into.
-    assert axolotls(project) == []
 
 
 @pytest.mark.slurm

@@ -1,6 +1,6 @@
-"""GPUs of a server: how many its model is spread over, and how many are asked for.
+"""GPUs: how many the `resources` of a step ask for, and over how many a server spreads its model.
 
-Called by the handler of `runners.serve` and by `serve start`.
+Called by the handler of `runners.serve`, by `serve start` and for trainings by axolotl.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class TrainHandler:
     def warn(self, step: StepView) -> Iterator[str]:
         """Yield what the user should know of `step`, though it is not wrong."""
         if step.backend == AXOLOTL:
-            yield from train_axolotl.warn(step)
+            yield from train_axolotl.warn(step, declared_world_size(step.resources))
 
     def resolve(self, step: StepView) -> Mapping[str, Any]:
         """Return the params with the config file's, the GLUE task and the world size spelt out."""

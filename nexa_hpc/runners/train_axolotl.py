@@ -26,7 +26,7 @@ from nexa_hpc.backends.hf import checks, sources
 from nexa_hpc.core.handlers import StepView, Task
 from nexa_hpc.core.named_environments import create_command
 from nexa_hpc.errors import SpecError, StepError, nearest
-from nexa_hpc.runners import axolotl_process, launchers
+from nexa_hpc.runners import axolotl_process, gpus, launchers
 from nexa_hpc.runners.process_group import failure
 
 PYTHON = "python"
@@ -58,12 +58,18 @@ def resolve(step: StepView, world_size: int) -> Mapping[str, Any]:
     return declared
 
 
-def warn(step: StepView) -> Iterator[str]:
+def warn(step: StepView, world_size: int) -> Iterator[str]:
     """Yield what was not checked, and the files that the key would not notice changing."""
     try:
         declared = settings.declared(step)
     except SpecError:
         return
+    if world_size > 1 and not gpus.asked(step.resources):
+        # Its `normalize_config` (0.19) puts the model of each on the accelerator of its number.
+        yield (
+            f"axolotl trains in {world_size} processes only where each has a GPU, and `resources` "
+            "ask for none"
+        )
     for name in settings.local_files(declared, step):
         yield (
             f"{name} is named in the config, and its content is not in the key; name it by "
