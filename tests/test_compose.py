@@ -232,6 +232,7 @@ def test_the_value_of_a_secret_gets_into_no_composed_document(
     [
         ("train=bigg", "no such option; did you mean 'big'? (there: big, classify, lora, small"),
         ("train.br=1", "`+train.br=1` adds it"),
+        ("prep.params.x=1", "there is no 'prep'; did you mean 'steps.prep'?"),
         ("~train", "there is no 'train'"),
         ("x-sed=1", "did you mean 'x-seed'?"),
         ("train=small,big", "a sweep of 2 values"),

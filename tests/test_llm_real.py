@@ -25,10 +25,10 @@ pytestmark = [
     ),
 ]
 SHORTER = (
-    "train.params.max_steps=12",
-    "train.params.save_steps=4",
-    "train.params.eval_steps=12",
-    "answers.params.max_rows=4",
+    "steps.train.params.max_steps=12",
+    "steps.train.params.save_steps=4",
+    "steps.train.params.eval_steps=12",
+    "steps.answers.params.max_rows=4",
 )
 LONG = ("chats", "smollm2", "before", "train", "evaluate", "serve", "answers")
 """The steps that take so long that they are met while they run."""

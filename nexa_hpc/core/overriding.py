@@ -172,11 +172,15 @@ class _Editor:
         )
 
     def _steps(self, change: Change) -> list[Any]:
-        pipeline = self._top.get("pipeline")
-        steps = pipeline.get("steps") if isinstance(pipeline, dict) else None
-        if not isinstance(steps, list):
+        steps = self._listed()
+        if steps is None:
             raise change.refused("the file has no list of steps")
         return steps
+
+    def _listed(self) -> list[Any] | None:
+        pipeline = self._top.get("pipeline")
+        steps = pipeline.get("steps") if isinstance(pipeline, dict) else None
+        return steps if isinstance(steps, list) else None
 
     def _parent(self, path: Path, change: Change) -> Any:
         """Return the container that holds the last part of `path`, and may be written to."""
@@ -265,11 +269,17 @@ class _Editor:
             known = [*known, "steps"]
         elif path[1:2] == ("steps",) and len(path) > 3:
             known = [*known, *(STEP_FIELDS if len(path) == 4 else ())]
-        hint = nearest(path[-1], known)
+        is_step = len(path) == 1 and self._is_step(path[0])
+        hint = f"; did you mean 'steps.{path[0]}'?" if is_step else nearest(path[-1], known)
         there = f" (there: {shown(', '.join(known))})" if known else ""
         why = f"there is no '{shown(str(path[-1]))}'{hint}{there}"
-        add = None if change.kind == "delete" else f"`+{shown(change.text)}` adds it"
+        adds = not is_step and change.kind != "delete"
+        add = f"`+{shown(change.text)}` adds it" if adds else None
         return change.refused(why, hint=add)
+
+    def _is_step(self, name: str | int) -> bool:
+        steps = self._listed() or ()
+        return any(isinstance(step, dict) and step.get("id") == name for step in steps)
 
     @staticmethod
     def _at(container: Any, part: str | int) -> Any:
