@@ -23,6 +23,14 @@ TOO_MANY = (
 NOT_HERE = "Batch job submission failed: Access/permission denied"
 
 
+def _started_at():
+    """Return when this process was started, however long Python took to come up (proc(5))."""
+    with open("/proc/self/stat") as stat, open("/proc/uptime") as uptime:
+        ticks = int(stat.read().rpartition(")")[2].split()[19])
+        age_s = float(uptime.read().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - age_s
+
+
 class Call:
     """One call of one command."""
 
@@ -30,7 +38,7 @@ class Call:
         self.args = args
         with open(f"{HOME}/bends.json") as file:
             self.bends = json.load(file)
-        self.told = {"at": time.time(), "command": COMMAND, "args": args, "bent": None}
+        self.told = {"at": _started_at(), "command": COMMAND, "args": args, "bent": None}
         self.told["inside"] = _inside_a_job()
         self.script = self._script() if COMMAND == "sbatch" else ""
         self.stdin = self.script if COMMAND == "sbatch" and self._file() is None else None

@@ -1,7 +1,7 @@
 """The whole story of a language model, its driver killed at each step in turn: by axolotl and vLLM.
 
 Runs where `NEXA_TEST_LLM` is set, after `make axolotl vllm` and the downloads of `make demo-llm`;
-some ten minutes, of which the most are the imports of torch.
+six and a half minutes on two cores with nothing else to do.
 """
 
 from __future__ import annotations

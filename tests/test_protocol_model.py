@@ -254,6 +254,6 @@ def test_whoever_moves_when_there_is_one_result(lag: bool, harm: float) -> None:
 @pytest.mark.parametrize("harm", [0.0, 0.05, 0.2])
 @pytest.mark.parametrize("lag", [False, True], ids=["at once", "late"])
 def test_whoever_moves_when_there_is_one_result_in_many_histories(lag: bool, harm: float) -> None:
-    for seed in range(1000, 1125):
+    for seed in range(1000, 1250):
         with logged(seed):
             simulate(seed, lag=lag, harm=harm)

@@ -71,7 +71,6 @@ def test_following_polls_no_more_than_configured(
     flow.write(flow.step("a", "sleep 9"))
     flow.submit("--wait")
     times = [call["at"] for call in bent_slurm.calls("squeue")]
-    # A call is noted when its wrapper has started, which takes longer on a busy machine.
-    assert times and all(later - earlier > 3 for earlier, later in itertools.pairwise(times))
-    assert times[-1] - times[0] > 3.9 * (len(times) - 1) - 1
+    assert times and all(later - earlier > 3.9 for earlier, later in itertools.pairwise(times))
+    assert len(times) <= 5
     assert asked(bent_slurm)["sacct"] == 0

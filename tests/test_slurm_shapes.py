@@ -220,15 +220,14 @@ def a_grid(side: int) -> list[Job]:
     ]
 
 
+@pytest.mark.no_cover  # Which may double the time of what computes.
 @pytest.mark.parametrize(
     ("jobs", "sheets"),
     [(chains(1000), 300), (one_long_chain(3000), 3000), (a_grid(10), 300)],
     ids=["chains", "one chain", "grid"],
 )
-def test_three_thousand_jobs_are_shaped_without_comparing_each_with_each(
-    jobs: list[Job], sheets: int
-) -> None:
+def test_three_thousand_jobs_take_well_under_a_second(jobs: list[Job], sheets: int) -> None:
     began = time.process_time()
     found = shape(jobs, Limits(max_array=1001, chunk=10))
-    assert time.process_time() - began < 8  # Well under a second; each with each takes minutes.
+    assert time.process_time() - began < 0.8
     assert len(found) == sheets
